@@ -1,0 +1,1 @@
+"""Loading eBPF: libbpf, BTF sources, the asset loader, the fallback chain."""

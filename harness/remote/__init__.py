@@ -1,0 +1,1 @@
+"""Remote configuration: TUF-verified state and its client."""

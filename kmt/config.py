@@ -1,0 +1,92 @@
+"""``[tool.kmt]`` of a project's pyproject.toml as a typed value.
+
+Laws: unknown keys and wrong types are errors that name file and key (nearest known key shown); no key has an
+effect outside what its docstring says; everything has a default, so that a project needs no table at all.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from kmt.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Config:
+    """One field a key; ``docs/configuration.md`` describes them for users."""
+
+    root: Path
+    """The directory of pyproject.toml (the project's root); not a key."""
+    kernels: tuple[str, ...] = ("default",)
+    """What ``kmt.start`` boots when it is told nothing."""
+    catalogue: str = ""
+    """A kernels.toml of the project's own, relative to root; empty: the one that travels with this package."""
+    lock: str = ""
+    """Where exact versions are pinned, relative to root; empty: in the cache."""
+    guest: tuple[str, ...] = ("*",)
+    """Globs over root-relative test paths that may run in guests."""
+    columns: tuple[str, ...] = ()
+    """Facts (``record_property("kmt.NAME", ...)``) shown as columns of the table."""
+    env: tuple[str, ...] = ()
+    """Environment variables (globs) that travel into guests besides LANG, LC_*, TZ, PYTHONHASHSEED, HYPOTHESIS_*."""
+    packages: tuple[str, ...] = ()
+    """Debian packages to add to the guest image."""
+    requirements: tuple[str, ...] = ()
+    """Python requirements to add to the guest image besides the host's pytest and hypothesis."""
+    sources: tuple[str, ...] = ()
+    """Globs of eBPF sources (``*.bpf.c``) that ``kmt.build`` compiles and every guest receives."""
+    include: tuple[str, ...] = ()
+    """Include directories for them, relative to root."""
+    backend: str = "qemu"
+    timeout: int = 600
+    """Seconds a kernel may take from power-on to its last test with hardware virtualisation; scaled without."""
+    jobs: int = 0
+    """Guests at once; 0: as many as cores and memory allow."""
+    memory: int = 1024
+    """MiB a guest."""
+    file_limit: int = 10
+    """MiB; a larger file of the project stays behind and is named."""
+
+
+def load(root: Path) -> Config:
+    """Read ``root/pyproject.toml``; a missing file or table gives the defaults. Raises ConfigError."""
+    path = root / "pyproject.toml"
+    if not path.is_file():
+        return Config(root=root)
+    try:
+        document = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    table = document.get("tool", {}).get("kmt", {})
+    return _from_table(root, path, table)
+
+
+def _from_table(root: Path, path: Path, table: Any) -> Config:
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path}: [tool.kmt] must be a table")
+    known = {f.name for f in fields(Config)} - {"root"}
+    hints = get_type_hints(Config)
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            raise ConfigError(
+                f"{path}: [tool.kmt] has no key {key!r}", hint=f"did you mean {near[0]!r}?" if near else ""
+            )
+        values[key] = _typed(path, key, value, hints[key])
+    return Config(root=root, **values)
+
+
+def _typed(path: Path, key: str, value: Any, kind: Any) -> Any:
+    if kind is str and isinstance(value, str):
+        return value
+    if kind is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if kind == tuple[str, ...] and isinstance(value, list) and all(isinstance(v, str) for v in value):
+        return tuple(value)
+    wanted = {str: "a string", int: "a whole number"}.get(kind, "a list of strings")
+    raise ConfigError(f"{path}: [tool.kmt] {key} must be {wanted}, not {value!r}")

@@ -1,0 +1,1 @@
+"""What runs in a guest: init and agent. Standard library only, relative imports only, small."""

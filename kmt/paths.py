@@ -1,0 +1,66 @@
+"""Where things are kept: one cache directory (XDG), its rooms, and how files are published into it.
+
+Laws: nothing is written outside the cache directory; its layout has a version, so a cache of an older project is
+never read; a file or directory appears by rename, whole or not at all; whoever makes a shared thing holds its
+lock, and a second run waits for it and then finds it made.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import platformdirs
+from filelock import FileLock
+
+LAYOUT = "v1"
+"""Raise it when what lies in the cache changes its meaning."""
+
+
+def cache_base() -> Path:
+    """The directory that ``kmt.clean --all`` removes: ``KMT_CACHE``, else ``kmt`` under the XDG cache directory."""
+    named = os.environ.get("KMT_CACHE")
+    return Path(named).absolute() if named else Path(platformdirs.user_cache_dir("kmt", appauthor=False))
+
+
+def cache(*parts: str) -> Path:
+    """A room of the cache, made (mode 0700 for the cache itself) when it is missing. ``parts`` are plain names."""
+    base = cache_base()
+    base.mkdir(parents=True, exist_ok=True, mode=0o700)
+    room = base.joinpath(LAYOUT, *parts)
+    room.mkdir(parents=True, exist_ok=True)
+    return room
+
+
+def older_layouts() -> list[Path]:
+    """Rooms that an older version of the project left: never read, removed by ``kmt.clean``."""
+    base = cache_base()
+    return sorted(p for p in base.glob("v*") if p.name != LAYOUT) if base.is_dir() else []
+
+
+@contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Hold the cache's lock of that name; two runs that make the same thing meet here. Ends with the process."""
+    with FileLock(cache("locks") / f"{name}.lock", mode=0o600):
+        yield
+
+
+@contextmanager
+def published(target: Path) -> Iterator[Path]:
+    """Give a fresh path beside ``target`` to write a file or make a directory at; rename it there on success.
+
+    On any exception what was written is removed and ``target`` is untouched. An existing directory is replaced.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield work / target.name
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        (work / target.name).replace(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

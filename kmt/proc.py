@@ -1,0 +1,118 @@
+"""The only module that starts a process.
+
+Laws: no shell; every process of ours dies with its parent thread (``setpriv --pdeathsig``, because a
+``preexec_fn`` is unsafe with threads); a failure is a typed error that holds the command and the end of what it
+said. PR_SET_PDEATHSIG fires when the *thread* that started the process ends, so start long-lived ones from a
+thread that outlives them (prctl(2)).
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from kmt.errors import KmtError
+
+
+@dataclass(frozen=True)
+class Completed:
+    """How a process ended: its status (negative: the signal), standard output and error as text."""
+
+    argv: tuple[str, ...]
+    status: int
+    stdout: str
+    stderr: str
+
+    def tail(self, lines: int = 8) -> str:
+        """The last lines it said, errors first choice."""
+        said = (self.stderr.strip() or self.stdout.strip()).splitlines()
+        return "\n".join(said[-lines:])
+
+
+class ProcessError(KmtError):
+    """A process that had to succeed did not."""
+
+
+def which(program: str) -> str | None:
+    """The program's path, looking in the system directories too (PATH of users often lacks sbin)."""
+    return shutil.which(program) or shutil.which(program, path="/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin")
+
+
+def quoted(argv: Sequence[str | os.PathLike[str]]) -> str:
+    """The command as a shell would take it, for messages and dry runs."""
+    return shlex.join(str(a) for a in argv)
+
+
+def _bound(argv: Sequence[str | os.PathLike[str]]) -> list[str]:
+    words = [str(a) for a in argv]
+    program = which(words[0])
+    if program is None:
+        raise ProcessError(f"{words[0]} is not installed", hint="try: ./inv kmt.doctor")
+    return ["setpriv", "--pdeathsig", "KILL", "--", program, *words[1:]]
+
+
+def run(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    check: bool = True,
+    timeout: float | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    input: str | None = None,
+    stdout: IO[bytes] | None = None,
+    error: type[KmtError] = ProcessError,
+) -> Completed:
+    """Run to the end and return what it said. With ``check``, a bad status or a timeout raises ``error``.
+
+    ``env`` is added to the environment; ``stdout`` sends standard output to an open file instead of returning it.
+    """
+    words = _bound(argv)
+    try:
+        done = subprocess.run(
+            words,
+            check=False,
+            timeout=timeout,
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            input=input.encode() if input is not None else None,
+            stdin=subprocess.DEVNULL if input is None else None,
+            stdout=stdout if stdout is not None else subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+    except subprocess.TimeoutExpired:
+        raise error(f"no end after {timeout:.0f} s: {quoted(argv)}") from None
+    result = Completed(
+        tuple(str(a) for a in argv),
+        done.returncode,
+        (done.stdout or b"").decode(errors="replace"),
+        (done.stderr or b"").decode(errors="replace"),
+    )
+    if check and result.status != 0:
+        raise error(f"{quoted(argv)} ended with status {result.status}:\n{result.tail()}")
+    return result
+
+
+def spawn(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    stdin: int | IO[bytes] | None = subprocess.DEVNULL,
+    stdout: int | IO[bytes] | None = subprocess.DEVNULL,
+    stderr: int | IO[bytes] | None = subprocess.DEVNULL,
+    env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+) -> subprocess.Popen[bytes]:
+    """Start and return it; the caller ends it. It is killed when the calling thread ends."""
+    return subprocess.Popen(
+        _bound(argv),
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        env={**os.environ, **(env or {})},
+        pass_fds=tuple(pass_fds),
+    )

@@ -1,0 +1,1 @@
+"""``pytest --kernel``: the entry point by which people meet this project."""

@@ -1,0 +1,117 @@
+"""(pure) Outcomes of a run as values, and their JSON form (schema in ``docs/results.md``).
+
+Laws: infrastructure lost and test failed are different words; a failing test (1) wins over infrastructure (6),
+which wins over a failed build (7); what was not run is counted, never left out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from kmt.errors import EXIT_BUILD, EXIT_INFRASTRUCTURE
+
+SCHEMA_VERSION = 1
+
+
+class Outcome(StrEnum):
+    """How one kernel's run ended."""
+
+    OK = "ok"
+    FAILED = "failed"
+    UNAVAILABLE = "unavailable"
+    BUILD = "build"
+    LOST = "lost"
+    PANIC = "panic"
+    HANG = "hang"
+
+
+INFRASTRUCTURE = frozenset({Outcome.UNAVAILABLE, Outcome.LOST, Outcome.PANIC, Outcome.HANG})
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """One test on one kernel. ``outcome``: passed, failed, skipped, error; ``reason``: one line, may be empty."""
+
+    __test__ = False
+
+    id: str
+    outcome: str
+    seconds: float
+    reason: str = ""
+    property: bool = False
+    """True for a Hypothesis test."""
+
+
+@dataclass
+class KernelResult:
+    """One kernel of a run. Facts are what tests reported with ``record_property("kmt.<name>", value)``."""
+
+    name: str
+    release: str = ""
+    backend: str = ""
+    simulated: bool = False
+    accelerator: str = ""
+    boot_seconds: float | None = None
+    seconds: float = 0.0
+    outcome: Outcome = Outcome.OK
+    reason: str = ""
+    hint: str = ""
+    console: str = ""
+    facts: dict[str, str] = field(default_factory=dict)
+    tests: list[TestResult] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    """Files of the project that did not travel to the guest, with why."""
+
+    def counts(self) -> dict[str, int]:
+        """Tests by outcome; all four words are always there."""
+        seen = Counter(t.outcome for t in self.tests)
+        return {word: seen[word] for word in ("passed", "failed", "skipped", "error")}
+
+    def properties(self) -> tuple[int, int]:
+        """Hypothesis tests (passed, run)."""
+        run = [t for t in self.tests if t.property and t.outcome != "skipped"]
+        return sum(t.outcome == "passed" for t in run), len(run)
+
+    def settle(self) -> None:
+        """Turn ``ok`` into ``failed`` where a test failed or could not be set up."""
+        counts = self.counts()
+        if self.outcome is Outcome.OK and (counts["failed"] or counts["error"]):
+            self.outcome = Outcome.FAILED
+
+
+def exit_status(kernels: Iterable[KernelResult], *, pytest_status: int, strict: bool) -> int:
+    """The run's exit status from the kernels and from what pytest itself would have said (0 to 5).
+
+    An unavailable row counts only with ``strict``. pytest's 2 (interrupted), 3 and 4 stay as they are.
+    """
+    if pytest_status in (2, 3, 4):
+        return pytest_status
+    outcomes = {k.outcome for k in kernels}
+    if any(t.outcome == "failed" for k in kernels for t in k.tests):
+        return 1
+    bad = INFRASTRUCTURE if strict else INFRASTRUCTURE - {Outcome.UNAVAILABLE}
+    if outcomes & bad:
+        return EXIT_INFRASTRUCTURE
+    if Outcome.BUILD in outcomes:
+        return EXIT_BUILD
+    return pytest_status
+
+
+def to_json(kernels: Iterable[KernelResult], *, exit_status: int, seconds: float, started: str) -> dict[str, Any]:
+    """The documented JSON object, ready for ``json.dumps``."""
+    rows = []
+    for kernel in kernels:
+        row = asdict(kernel)
+        row["counts"] = kernel.counts()
+        rows.append(row)
+    return {
+        "schema": SCHEMA_VERSION,
+        "started": started,
+        "seconds": round(seconds, 3),
+        "exit_status": exit_status,
+        "kernels": rows,
+    }
