@@ -15,7 +15,7 @@ PHASES = ("waiting", "fetching", "image", "building", "starting", "booting", "re
 
 
 @pytest.hookspec(firstresult=True)
-def pytest_kmt_probe(feature: str) -> bool | None:  # type: ignore[empty-body]
+def pytest_kmt_probe(feature: str) -> bool | None:
     """Say whether the kernel under this process has ``feature``: True, False, or None for "could not tell".
 
     Called in the guest (or on the host for ``--kernel host``) when a test says ``requires(feature)``. The first
