@@ -1,7 +1,7 @@
-"""The hooks that ``kmt`` adds to pytest: feature probes for projects, progress and results for reports.
+"""The hooks that ``kmt`` adds to pytest on the host: progress and results for reports.
 
-``pytest_plugin.py`` registers this module with ``pytest_addhooks``. A conftest answers ``pytest_kmt_probe``;
-``kmt/report/live.py`` listens to the other two. Nothing here runs anything.
+``pytest_plugin.py`` registers this module with ``pytest_addhooks``; ``kmt/report/live.py`` listens. The hook for
+feature probes is known in guests too, so it is in ``guest/hookspecs.py``. Nothing here runs anything.
 """
 
 from __future__ import annotations
@@ -12,15 +12,6 @@ from kmt.results import KernelResult
 
 PHASES = ("waiting", "fetching", "image", "building", "starting", "booting", "ready", "testing", "done")
 """A kernel's phases in their order; how each ended is its ``KernelResult.outcome``."""
-
-
-@pytest.hookspec(firstresult=True)
-def pytest_kmt_probe(feature: str) -> bool | None:
-    """Say whether the kernel under this process has ``feature``: True, False, or None for "could not tell".
-
-    Called in the guest (or on the host for ``--kernel host``) when a test says ``requires(feature)``. The first
-    plugin that answers True or False wins; a conftest is asked before ``kmt``'s own general probes.
-    """
 
 
 @pytest.hookspec

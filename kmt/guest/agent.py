@@ -1,0 +1,134 @@
+"""The guest's agent: unpacks the project, runs commands and pytest in children, streams what happens.
+
+Laws: one request at a time, each ends in exactly one of DONE, FAILED or EXIT; a child runs in a session of its own
+and all of that session is killed when it ends; the verdict (frames) and the chatter (OUTPUT) are different frames;
+the agent itself runs nothing of the project.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import tarfile
+import traceback
+from pathlib import Path
+from typing import Any
+
+from .children import relay, start_command, start_function
+from .port import HostGoneError, Port
+from .wire import CHUNK, VERSION, Frame, Kind, WireError
+
+ARTIFACTS = os.environ.get("KMT_ARTIFACTS", "/run/kmt/artifacts")
+
+
+def main() -> int:
+    """Serve until BYE. 0; 1 when the host is gone, 2 when it spoke what is no frame of this version."""
+    Path(ARTIFACTS).mkdir(parents=True, exist_ok=True)
+    port = Port()
+    try:
+        port.send(Kind.HELLO, _hello())
+        serve(port)
+    except HostGoneError:
+        return 1
+    except WireError as error:
+        print(f"kmt: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _hello() -> dict[str, Any]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "version": VERSION,
+        "release": platform.release(),
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "memory_mib": memory >> 20,
+    }
+
+
+def serve(port: Port) -> None:
+    """Do what each frame asks until BYE; a request that cannot be done is answered, not fatal."""
+    while True:
+        frame = port.receive()
+        if frame.kind is Kind.BYE:
+            return
+        try:
+            _handle(port, frame)
+        except (OSError, KeyError, TypeError, tarfile.TarError) as error:
+            port.send(Kind.FAILED, {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()})
+
+
+def _handle(port: Port, frame: Frame) -> None:
+    if frame.kind is Kind.TREE:
+        port.send(Kind.DONE, {"files": unpack(port, frame.body["dest"])})
+    elif frame.kind is Kind.ARTIFACTS:
+        send_artifacts(port)
+    elif frame.kind is Kind.EXEC:
+        relay(port, start_command(frame.body))
+    elif frame.kind is Kind.PYTEST:
+        from .runner import run_pytest
+
+        relay(port, start_function(lambda channel: run_pytest(frame.body, channel)))
+    # CANCEL and INPUT for a child that has just ended are late, not wrong.
+    elif frame.kind not in (Kind.CANCEL, Kind.INPUT, Kind.EXAMPLES):
+        raise TypeError(f"a guest does not take {frame.kind.name}")
+
+
+class _Incoming:
+    """DATA frames as a file to read from, until an empty one."""
+
+    def __init__(self, port: Port) -> None:
+        self._port = port
+        self._left = b""
+        self.ended = False
+
+    def read(self, size: int = -1) -> bytes:
+        while not self.ended and (size < 0 or len(self._left) < size):
+            frame = self._port.receive()
+            if frame.kind is not Kind.DATA:
+                raise WireError(f"{frame.kind.name} in the middle of a tar")
+            self.ended = not frame.raw
+            self._left += frame.raw
+        size = len(self._left) if size < 0 else size
+        given, self._left = self._left[:size], self._left[size:]
+        return given
+
+
+def unpack(port: Port, dest: str) -> int:
+    """Unpack the tar that follows into ``dest``; returns how many members it had. Owner: root, modes as sent."""
+    Path(dest).mkdir(parents=True, exist_ok=True)
+    incoming = _Incoming(port)
+    count = 0
+    try:
+        with tarfile.open(fileobj=incoming, mode="r|") as tar:  # type: ignore[call-overload]
+            for member in tar:
+                member.uid = member.gid = 0
+                tar.extract(member, dest, filter="tar")
+                count += 1
+    finally:
+        while not incoming.ended:
+            incoming.read(CHUNK)
+    return count
+
+
+class _Outgoing:
+    """A file to write to that sends DATA frames."""
+
+    def __init__(self, port: Port) -> None:
+        self._port = port
+
+    def write(self, data: bytes) -> int:
+        for start in range(0, len(data), CHUNK):
+            self._port.send(Kind.DATA, raw=data[start : start + CHUNK])
+        return len(data)
+
+
+def send_artifacts(port: Port) -> None:
+    """Send the artefact directory as a tar; an empty DATA ends it."""
+    try:
+        with tarfile.open(fileobj=_Outgoing(port), mode="w|") as tar:  # type: ignore[call-overload]
+            tar.add(ARTIFACTS, arcname=".")
+    finally:
+        port.send(Kind.DATA, raw=b"")

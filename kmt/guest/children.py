@@ -1,0 +1,194 @@
+"""Children of the agent: started in a session of their own, relayed to the host until they end.
+
+A child that runs pytest also gets a stream socket on which it speaks frames; the agent passes them on whole, so
+that its own heartbeats can never fall into one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import selectors
+import signal
+import socket
+import struct
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .port import HEARTBEAT_SECONDS, Port
+from .wire import Decoder, Frame, Kind, pack
+
+_COMMAND_NOT_FOUND = 127
+
+
+@dataclass
+class Child:
+    """A running child: its pid, where its output comes from, where input goes, its frames if it speaks any."""
+
+    pid: int
+    outputs: dict[int, int]
+    """Descriptor to stream number (1 standard output, 2 standard error)."""
+    stdin: int | None = None
+    frames: socket.socket | None = None
+    decoder: Decoder = field(default_factory=Decoder)
+
+
+def start_command(request: dict[str, Any]) -> Child:
+    """Start ``argv`` in ``cwd`` with ``env`` added; ``tty`` gives it a terminal of ``rows`` by ``columns``."""
+    argv = [str(a) for a in request["argv"]]
+    env = {**os.environ, **request.get("env", {})}
+
+    def exec_it() -> None:
+        os.chdir(request.get("cwd") or "/")
+        os.execvpe(argv[0], argv, env)
+
+    if request.get("tty"):
+        pid, fd = pty.fork()
+        if pid == 0:
+            _become(exec_it)
+        _resize(fd, request.get("rows", 24), request.get("columns", 80))
+        return Child(pid, {fd: 1}, stdin=fd)
+    return _fork(exec_it, with_stdin=True)
+
+
+def start_function(function: Callable[[socket.socket], int]) -> Child:
+    """Run ``function`` in a forked child with a socket to speak frames on; its value is the exit status."""
+    ours, theirs = socket.socketpair()
+
+    def call_it() -> None:
+        ours.close()
+        os._exit(function(theirs))
+
+    child = _fork(call_it, with_stdin=False)
+    theirs.close()
+    child.frames = ours
+    return child
+
+
+def _fork(body: Callable[[], None], *, with_stdin: bool) -> Child:
+    pipes = [os.pipe() for _ in range(3 if with_stdin else 2)]
+    (out_r, out_w), (err_r, err_w) = pipes[:2]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        stdin = pipes[2][0] if with_stdin else os.open(os.devnull, os.O_RDONLY)
+        for fd, number in ((stdin, 0), (out_w, 1), (err_w, 2)):
+            os.dup2(fd, number)
+        _become(body)
+    os.close(out_w)
+    os.close(err_w)
+    if with_stdin:
+        os.close(pipes[2][0])
+    return Child(pid, {out_r: 1, err_r: 2}, stdin=pipes[2][1] if with_stdin else None)
+
+
+def _become(body: Callable[[], None]) -> None:
+    """In the child: run ``body``, which does not return; whatever it raises ends the child, never the agent's loop."""
+    status = 1
+    try:
+        body()
+    except FileNotFoundError as error:
+        os.write(2, f"{error}\n".encode())
+        status = _COMMAND_NOT_FOUND
+    except BaseException:
+        os.write(2, traceback.format_exc().encode())
+    finally:
+        os._exit(status)
+
+
+def _resize(fd: int, rows: int, columns: int) -> None:
+    import fcntl
+    import termios
+
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+
+def relay(port: Port, child: Child) -> None:
+    """Pass frames and output both ways until the child has ended, then send EXIT and leave nothing of it behind."""
+    pidfd = os.pidfd_open(child.pid)
+    with selectors.DefaultSelector() as selector:
+        selector.register(port.fd, selectors.EVENT_READ, "host")
+        selector.register(pidfd, selectors.EVENT_READ, "end")
+        for fd in child.outputs:
+            selector.register(fd, selectors.EVENT_READ, "output")
+        if child.frames is not None:
+            selector.register(child.frames, selectors.EVENT_READ, "frames")
+        ended = False
+        while not ended:
+            events = selector.select(HEARTBEAT_SECONDS)
+            port.beat()
+            for key, _ in events:
+                if key.data == "end":
+                    ended = True
+                elif key.data == "host":
+                    _from_host(port, child)
+                elif not _from_child(port, child, key.fd):
+                    selector.unregister(key.fileobj)
+    _reap(port, child, pidfd)
+
+
+def _from_host(port: Port, child: Child) -> None:
+    frames = port.read()
+    for number, frame in enumerate(frames):
+        if frame.kind is Kind.CANCEL:
+            _kill_session(child.pid)
+        elif frame.kind is Kind.INPUT and child.stdin is not None:
+            _feed(child, frame)
+        elif frame.kind is Kind.EXAMPLES and child.frames is not None:
+            child.frames.sendall(pack(frame.kind, frame.body))
+        elif frame.kind is not Kind.INPUT:
+            port.give_back(frames[number:])
+            return
+
+
+def _feed(child: Child, frame: Frame) -> None:
+    assert child.stdin is not None
+    with contextlib.suppress(OSError):  # the child may have closed its end
+        if frame.raw:
+            os.write(child.stdin, frame.raw)
+        elif child.stdin not in child.outputs:
+            os.close(child.stdin)
+            child.stdin = None
+
+
+def _from_child(port: Port, child: Child, fd: int) -> bool:
+    """Pass on what is there; False when this stream has ended."""
+    try:
+        data = os.read(fd, 65536)
+    except OSError:  # EIO: the terminal's other side is closed
+        return False
+    if fd in child.outputs:
+        if data:
+            port.send(Kind.OUTPUT, raw=bytes([child.outputs[fd]]) + data)
+        return bool(data)
+    for frame in child.decoder.feed(data):
+        port.send(frame.kind, frame.body)
+    return bool(data)
+
+
+def _reap(port: Port, child: Child, pidfd: int) -> None:
+    # What it wrote just before its end still lies in the pipes; a daemon it left may hold them open for ever.
+    streams = [*child.outputs, *([child.frames.fileno()] if child.frames else [])]
+    for fd in streams:
+        os.set_blocking(fd, False)
+        with contextlib.suppress(BlockingIOError):
+            while _from_child(port, child, fd):
+                pass
+    _kill_session(child.pid)
+    _, wait = os.waitpid(child.pid, 0)
+    for fd in {*child.outputs, pidfd, *([child.stdin] if child.stdin is not None else [])}:
+        os.close(fd)
+    if child.frames:
+        child.frames.close()
+    port.send(Kind.EXIT, {"status": os.waitstatus_to_exitcode(wait)})
+
+
+def _kill_session(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)

@@ -1,0 +1,43 @@
+#!/bin/sh
+# The initramfs's init: loads what reaching the disks takes, puts the root together, hands over to init.sh.
+# Disks are found by their serial number, never by letter: probing order differs from kernel to kernel.
+export PATH=/bin
+
+fail() {
+	echo "kmt: initramfs: $*" >/dev/console
+	poweroff -f
+	sleep 60
+}
+
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+echo "kmt: kernel $(cat /proc/sys/kernel/osrelease) is up" >/dev/console
+
+while read -r module; do
+	insmod "/modules/$module" || fail "cannot load $module"
+done </modules/order
+
+layers=
+for name in kernel root compiler; do
+	for serial in /sys/block/*/serial; do
+		[ "$(cat "$serial" 2>/dev/null)" = "kmt-$name" ] || continue
+		disk=${serial%/serial}
+		mkdir -p "/layers/$name"
+		mount -t erofs -o ro "/dev/${disk##*/}" "/layers/$name" || fail "the $name disk is no erofs image"
+		layers="$layers:/layers/$name"
+	done
+done
+[ -d /layers/root ] || fail "no disk has the serial number kmt-root"
+
+mount -t tmpfs -o mode=0755,size=75% tmpfs /upper
+mkdir /upper/files /upper/work
+mount -t overlay -o "lowerdir=${layers#:},upperdir=/upper/files,workdir=/upper/work" overlay /root ||
+	fail "cannot mount the overlay"
+mount -t tmpfs -o mode=0755,size=50% tmpfs /root/run
+mkdir /root/run/kmt
+cp -r /kmt/* /root/run/kmt/
+mount -o move /dev /root/dev
+mount -o move /proc /root/proc
+mount -o move /sys /root/sys
+exec switch_root /root /bin/sh /run/kmt/init.sh

@@ -1,0 +1,101 @@
+"""What tests see of us, on the host and in guests alike: the markers, the fixture ``kernel``, the skip law.
+
+Laws: ``requires(feature)`` skips only where a probe says that this kernel does not have the feature; a probe that
+cannot tell lets the test run. With ``strict_skips`` (our own suite) any other skip is a failure.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from . import hookspecs, probes
+
+MARKERS = (
+    "requires(*features, cpus=1): run only on kernels that have these features; cpus asks for that many processors",
+    "host_only: never run this test in a guest",
+)
+
+
+@dataclass(frozen=True)
+class KernelInfo:
+    """Where a test runs. ``version`` is (major, minor, patch); ``headers``: they are there to compile against."""
+
+    name: str
+    release: str
+    version: tuple[int, int, int]
+    simulated: bool
+    accelerator: str
+    headers: bool
+
+
+class Unmet(pytest.skip.Exception):  # type: ignore[name-defined,misc]
+    """A skip that ``requires`` made: the only one that is no failure under ``strict_skips``."""
+
+
+def here(said: dict[str, Any]) -> KernelInfo:
+    """The kernel under this process, with what the host said of it (``name, accelerator, simulated``)."""
+    release = platform.release()
+    numbers = [int(n) for n in re.findall(r"\d+", release.split("-", 1)[0])[:3]]
+    major, minor, patch = (*numbers, 0, 0, 0)[:3]
+    return KernelInfo(
+        name=said.get("name", "host"),
+        release=release,
+        version=(major, minor, patch),
+        simulated=bool(said.get("simulated", False)),
+        accelerator=said.get("accelerator", "none"),
+        headers=Path(f"/lib/modules/{release}/build/include").is_dir(),
+    )
+
+
+class SharedPlugin:
+    """Registered by the host's plugin for tests that run there, by the runner in guests."""
+
+    def __init__(self, said: dict[str, Any], *, strict_skips: bool) -> None:
+        self._info = here(said)
+        self._strict = strict_skips
+
+    def pytest_addhooks(self, pluginmanager: pytest.PytestPluginManager) -> None:
+        """Make ``pytest_kmt_probe`` known."""
+        pluginmanager.add_hookspecs(hookspecs)
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        """Describe the markers, so that ``--strict-markers`` and ``--markers`` know them."""
+        for line in MARKERS:
+            config.addinivalue_line("markers", line)
+
+    @pytest.fixture(scope="session")
+    def kernel(self) -> KernelInfo:
+        """The kernel that this test runs on."""
+        return self._info
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_kmt_probe(self, feature: str) -> bool | None:
+        """The general probes, behind those of the project."""
+        return probes.probe(feature)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Skip where this kernel lacks what the test requires."""
+        for marker in item.iter_markers("requires"):
+            for feature in marker.args:
+                if item.ihook.pytest_kmt_probe(feature=feature) is False:
+                    raise Unmet(f"requires {feature}: this kernel has none")
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Hold skips to the law."""
+        report = yield
+        raised = call.excinfo.value if call.excinfo else None
+        if self._strict and isinstance(raised, pytest.skip.Exception) and not isinstance(raised, Unmet):
+            report.outcome = "failed"
+            report.longrepr = f"skipped ({raised.msg}): in this suite only requires(...) may skip"
+        return report

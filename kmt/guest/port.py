@@ -1,0 +1,83 @@
+"""The guest's end of the channel: a virtio-serial port, or a socket that was handed down.
+
+Writes block until the host reads. A port that the host has not opened yet reads as ended (virtio_console's
+``port_fops_read`` returns 0 then), so on a port an empty read means wait; on a socket it means that the host is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from pathlib import Path
+from typing import Any
+
+from .wire import Decoder, Frame, Kind, pack
+
+PORT_NAME = "kmt.agent"
+HEARTBEAT_SECONDS = 2.0
+
+
+class HostGoneError(Exception):
+    """The host closed the channel."""
+
+
+def find_port() -> Path:
+    """The device of the virtio-serial port named for us. FileNotFoundError when this machine has none."""
+    for name in Path("/sys/class/virtio-ports").glob("*/name"):
+        if name.read_text().strip() == PORT_NAME:
+            return Path("/dev") / name.parent.name
+    raise FileNotFoundError(f"no virtio-serial port is named {PORT_NAME}")
+
+
+class Port:
+    """Frames to and from the host; while it waits it sends a heartbeat every two seconds."""
+
+    def __init__(self) -> None:
+        handed = os.environ.get("KMT_CHANNEL_FD")
+        self._is_socket = handed is not None
+        self.fd = int(handed) if handed is not None else os.open(find_port(), os.O_RDWR)
+        os.set_inheritable(self.fd, False)
+        self._decoder = Decoder()
+        self._frames: list[Frame] = []
+        self._last = time.monotonic()
+
+    def send(self, kind: Kind, body: dict[str, Any] | None = None, raw: bytes = b"") -> None:
+        """Send one frame, whole, before returning."""
+        data = memoryview(pack(kind, body, raw))
+        while data:
+            try:
+                data = data[os.write(self.fd, data) :]
+            except BrokenPipeError as error:
+                raise HostGoneError from error
+        self._last = time.monotonic()
+
+    def beat(self) -> None:
+        """Send a heartbeat if nothing was sent for a while."""
+        if time.monotonic() - self._last >= HEARTBEAT_SECONDS:
+            self.send(Kind.PING)
+
+    def read(self) -> list[Frame]:
+        """The frames that are there now (the descriptor is readable); maybe none yet."""
+        try:
+            data = os.read(self.fd, 65536)
+        except ConnectionResetError as error:
+            raise HostGoneError from error
+        if not data:
+            if self._is_socket:
+                raise HostGoneError
+            time.sleep(0.02)
+        return list(self._decoder.feed(data))
+
+    def receive(self) -> Frame:
+        """Wait for one frame."""
+        while not self._frames:
+            readable, _, _ = select.select([self.fd], [], [], HEARTBEAT_SECONDS)
+            self.beat()
+            if readable:
+                self._frames += self.read()
+        return self._frames.pop(0)
+
+    def give_back(self, frames: list[Frame]) -> None:
+        """Frames that a relay read and did not want; ``receive`` gives them next."""
+        self._frames = frames + self._frames

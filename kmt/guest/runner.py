@@ -1,0 +1,80 @@
+"""Runs pytest in the agent's forked child and streams every test report to the host as it happens.
+
+Laws: what the project's ``addopts`` say about kernels, caches or reports does not act here (they are the host's
+business); a test is known by the id that it has without a kernel; what the host did not ask for is deselected;
+what only one side can see is told to the host, which makes it an error.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import socket
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from .wire import Decoder, Kind, pack
+
+
+class Channel:
+    """Frames to the host through the agent, and the answers to questions."""
+
+    def __init__(self, stream: socket.socket) -> None:
+        self._stream = stream
+        self._decoder = Decoder()
+
+    def send(self, kind: Kind, body: dict[str, Any]) -> None:
+        """Send one frame."""
+        self._stream.sendall(pack(kind, body))
+
+    def ask(self, body: dict[str, Any]) -> list[bytes]:
+        """Ask the example database; returns the values of its answer."""
+        self.send(Kind.DATABASE, body)
+        while True:
+            for frame in self._decoder.feed(self._stream.recv(65536)):
+                return [base64.b64decode(v) for v in frame.body["values"]]
+
+
+def run_pytest(request: dict[str, Any], stream: socket.socket) -> int:
+    """Run what ``request`` says and return pytest's exit status.
+
+    ``root, inifile, files, ids, options, env, kernel, accelerator, collect_only, strict_skips`` are its keys.
+    """
+    for fd in (1, 2):
+        os.set_blocking(fd, True)
+    os.environ.update(request["env"])
+    os.environ["KMT_GUEST"] = "1"
+    root = request["root"]
+    Path(root).mkdir(parents=True, exist_ok=True)
+    os.chdir(root)
+    sys.dont_write_bytecode = True
+    # As ``python -m pytest`` does on the host side.
+    if root not in sys.path:
+        sys.path.insert(0, root)
+    import pytest
+
+    channel = Channel(stream)
+    return int(pytest.main(list(_arguments(request)), plugins=_plugins(request, channel)))
+
+
+def _plugins(request: dict[str, Any], channel: Channel) -> list[Any]:
+    from .plugin import SharedPlugin
+    from .reporter import GuestReporter
+
+    plugins: list[Any] = [SharedPlugin(request["kernel"], strict_skips=request["strict_skips"])]
+    plugins.append(GuestReporter(request, channel))
+    return plugins
+
+
+def _arguments(request: dict[str, Any]) -> Iterable[str]:
+    yield from ("-o", "addopts=", "-p", "no:cacheprovider", "-p", "no:terminal", "--rootdir", request["root"])
+    # A kmt that is installed in the guest would look for kernels of its own.
+    yield from ("-p", "no:kmt")
+    if request.get("inifile"):
+        yield from ("-c", request["inifile"])
+    if request["collect_only"]:
+        yield "--collect-only"
+    yield from request["options"]
+    yield from request["files"]

@@ -1,0 +1,220 @@
+"""The host's side of the channel to a guest's agent: one request at a time, under the kernel's deadline.
+
+Laws: whatever goes wrong is a ``VmError`` with the reason that the console gives (panic before lost); silence of
+the agent for longer than ``HEARTBEAT_LIMIT`` (scaled) is a hang; a guest's frames are hostile until checked.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from kmt.backends.base import Vm
+from kmt.deadline import Deadline
+from kmt.errors import AgentError, KmtError, VmLostError, VmTimedOutError
+from kmt.guest.wire import CHUNK, VERSION, Decoder, Frame, Kind, WireError, pack
+
+HEARTBEAT_LIMIT = 10.0
+"""Seconds of silence with hardware virtualisation after which a guest counts as hung; the agent beats every 2."""
+ARTIFACTS_LIMIT = 512 << 20
+"""Bytes of artefacts that a guest may send back."""
+_TICK = 0.1
+
+
+class CancelledError(KmtError):
+    """The user stopped the run."""
+
+
+class Link:
+    """Talks with one guest. ``cancel`` is set by whoever wants the run to stop."""
+
+    def __init__(self, vm: Vm, deadline: Deadline, *, factor: float, cancel: threading.Event) -> None:
+        self._vm = vm
+        self._deadline = deadline
+        self._silence = HEARTBEAT_LIMIT * factor
+        self._cancel = cancel
+        self._decoder = Decoder()
+        self._frames: list[Frame] = []
+        self._last = time.monotonic()
+        self._sending = threading.Lock()
+        vm.channel.setblocking(False)
+
+    def hello(self) -> dict[str, Any]:
+        """Wait for the agent's first words and check that it speaks our version."""
+        frame = self.receive(Kind.HELLO)
+        if frame.body.get("version") != VERSION:
+            raise AgentError(f"the guest's agent speaks version {frame.body.get('version')!r}, not {VERSION}")
+        return frame.body
+
+    def send(self, kind: Kind, body: dict[str, Any] | None = None, raw: bytes = b"") -> None:
+        """Send one frame, whole."""
+        data = memoryview(pack(kind, body, raw))
+        with self._sending:
+            while data:
+                try:
+                    data = data[self._vm.channel.send(data) :]
+                except BlockingIOError:
+                    self._wait(write=True)
+                except OSError as error:
+                    raise self._lost(str(error)) from None
+
+    def receive(self, *wanted: Kind) -> Frame:
+        """The next frame that is no heartbeat; AgentError when it is none of ``wanted`` (or its FAILED)."""
+        while True:
+            while self._frames:
+                frame = self._frames.pop(0)
+                if frame.kind is Kind.PING:
+                    continue
+                if frame.kind is Kind.FAILED and Kind.FAILED not in wanted:
+                    raise AgentError(f"the guest could not do it: {frame.body.get('error', 'no reason given')}")
+                if wanted and frame.kind not in wanted:
+                    raise AgentError(f"the guest sent {frame.kind.name} where {wanted[0].name} was due")
+                return frame
+            self._wait(write=False)
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            data = self._vm.channel.recv(1 << 16)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise self._lost(str(error)) from None
+        if not data:
+            raise self._lost("the channel was closed")
+        self._last = time.monotonic()
+        try:
+            self._frames += self._decoder.feed(data)
+        except WireError as error:
+            raise AgentError(f"the guest's agent broke the protocol: {error}") from None
+
+    def _wait(self, *, write: bool) -> None:
+        """Until the channel is ready; raises when it never will be."""
+        while True:
+            if self._cancel.is_set():
+                raise CancelledError("stopped")
+            channel: list[socket.socket] = [self._vm.channel]
+            readable, writable, _ = select.select(channel, channel if write else [], [], _TICK)
+            if readable or writable:
+                if readable and write and not writable:
+                    self._read()  # both sides full: make room
+                    continue
+                return
+            death = self._vm.death()
+            if death is not None:
+                raise death
+            if self._deadline.passed():
+                raise VmTimedOutError(
+                    f"not done within {self._deadline.seconds:.0f} s", hint="more time: --kernel-timeout SECONDS"
+                )
+            if time.monotonic() - self._last > self._silence:
+                raise VmTimedOutError(f"the guest has been silent for {self._silence:.0f} s ({self._vm.phase})")
+
+    def _lost(self, why: str) -> KmtError:
+        # The process or its console may need a moment to say why the channel ended.
+        grace = Deadline(2.0)
+        while not grace.passed():
+            death = self._vm.death()
+            if death is not None:
+                return death
+            time.sleep(0.05)
+        return VmLostError(f"the guest is gone: {why}")
+
+    def send_tar(self, dest: str, write: Callable[[IO[bytes]], None]) -> int:
+        """Have the guest unpack, at ``dest``, the tar that ``write`` writes; returns its number of members."""
+        self.send(Kind.TREE, {"dest": dest})
+        stream = _Sender(self)
+        write(stream)  # type: ignore[arg-type]
+        stream.flush()
+        self.send(Kind.DATA)
+        return int(self.receive(Kind.DONE).body.get("files", 0))
+
+    def start(
+        self, argv: Sequence[str], *, cwd: str = "/", env: Mapping[str, str] | None = None, tty: bool = False,
+        size: tuple[int, int] = (24, 80),
+    ) -> Iterator[Frame]:  # fmt: skip
+        """Run a command; gives its OUTPUT frames and last its EXIT. ``size`` is rows and columns of the terminal."""
+        rows, columns = size
+        request = {"argv": list(argv), "cwd": cwd, "env": dict(env or {}), "tty": tty, "rows": rows}
+        self.send(Kind.EXEC, {**request, "columns": columns})
+        while True:
+            frame = self.receive(Kind.OUTPUT, Kind.EXIT)
+            yield frame
+            if frame.kind is Kind.EXIT:
+                return
+
+    def artifacts(self, dest: Path) -> list[Path]:
+        """Fetch the guest's artefact directory into ``dest``; returns its files. Names cannot leave ``dest``."""
+        self.send(Kind.ARTIFACTS)
+        dest.mkdir(parents=True, exist_ok=True)
+        stream = _Receiver(self)
+        try:
+            with tarfile.open(fileobj=stream, mode="r|") as tar:  # type: ignore[call-overload]
+                for member in tar:
+                    if member.isfile() or member.isdir():
+                        tar.extract(member, dest, filter="data")
+        except (tarfile.TarError, OSError) as error:
+            raise AgentError(f"the guest's artefacts are no tar: {error}") from None
+        finally:
+            stream.drain()
+        return sorted(p for p in dest.rglob("*") if p.is_file())
+
+    def goodbye(self) -> None:
+        """End the guest kindly."""
+        self.send(Kind.BYE)
+
+
+class _Sender:
+    """A file to write to that sends DATA frames of a good size."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._buffer = bytearray()
+
+    def write(self, data: bytes) -> int:
+        self._buffer += data
+        while len(self._buffer) >= CHUNK:
+            self._link.send(Kind.DATA, raw=bytes(self._buffer[:CHUNK]))
+            del self._buffer[:CHUNK]
+        return len(data)
+
+    def flush(self) -> None:
+        if self._buffer:
+            self._link.send(Kind.DATA, raw=bytes(self._buffer))
+            self._buffer.clear()
+
+
+class _Receiver:
+    """DATA frames as a bounded file to read from."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._buffer = bytearray()
+        self._total = 0
+        self._ended = False
+
+    def _more(self) -> None:
+        frame = self._link.receive(Kind.DATA)
+        self._ended = not frame.raw
+        self._buffer += frame.raw
+        self._total += len(frame.raw)
+        if self._total > ARTIFACTS_LIMIT:
+            raise AgentError(f"the guest's artefacts are over the limit of {ARTIFACTS_LIMIT >> 20} MiB")
+
+    def read(self, size: int) -> bytes:
+        while not self._ended and len(self._buffer) < size:
+            self._more()
+        given = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return given
+
+    def drain(self) -> None:
+        while not self._ended:
+            self._buffer.clear()
+            self._more()

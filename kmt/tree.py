@@ -1,0 +1,70 @@
+"""Which of a project's files travel to a guest, and how.
+
+Laws: what git knows plus untracked files that it does not ignore (without git: everything but caches and virtual
+environments); links travel as links; a file over the limit stays behind and is named; names with spaces or
+newlines are names like any other. The guest unpacks them at the same absolute path.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from kmt import proc
+
+SKIPPED_WITHOUT_GIT = frozenset(
+    {".git", ".hg", ".venv", "venv", ".tox", "__pycache__", ".mypy_cache", ".pytest_cache", "node_modules"}
+)
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Paths relative to ``root`` that travel, and those that do not with why."""
+
+    root: Path
+    paths: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def survey(root: Path, limit_mib: int) -> Tree:
+    """Look at ``root`` and decide."""
+    taken: list[str] = []
+    left: list[str] = []
+    for name in sorted(set(_names(root))):
+        try:
+            status = (root / name).lstat()
+        except FileNotFoundError:  # tracked and deleted
+            continue
+        if stat.S_ISREG(status.st_mode) and status.st_size > limit_mib << 20:
+            left.append(f"{name} ({status.st_size >> 20} MiB is over the limit of {limit_mib} MiB)")
+        elif stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
+            taken.append(name)
+    return Tree(root, tuple(taken), tuple(left))
+
+
+def _names(root: Path) -> Iterator[str]:
+    listing = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    done = proc.run(listing, check=False) if proc.which("git") else None
+    if done is not None and done.status == 0:
+        yield from filter(None, done.stdout.split("\0"))
+        return
+    for directory, folders, files in os.walk(root):
+        folders[:] = [f for f in folders if f not in SKIPPED_WITHOUT_GIT and not f.endswith(".egg-info")]
+        links = [f for f in folders if (Path(directory) / f).is_symlink()]
+        for name in [*files, *links]:
+            yield os.path.relpath(Path(directory) / name, root)
+
+
+def write_tar(tree: Tree, target: IO[bytes]) -> None:
+    """Write the tree as a tar stream. A file that vanished since the survey is left out."""
+    with tarfile.open(fileobj=target, mode="w|") as tar:
+        for name in tree.paths:
+            try:
+                tar.add(tree.root / name, arcname=name, recursive=False)
+            except FileNotFoundError:
+                continue
