@@ -41,6 +41,10 @@ class Config:
     """Globs of eBPF sources (``*.bpf.c``) that ``kmt.build`` compiles and every guest receives."""
     include: tuple[str, ...] = ()
     """Include directories for them, relative to root."""
+    guest_options: tuple[str, ...] = ()
+    """Options for pytest inside guests, besides those that always travel (--tb, -W, -l, --hypothesis-seed ...)."""
+    strict_skips: bool = False
+    """Any skip in a guest that ``requires(...)`` did not make is a failure."""
     backend: str = "qemu"
     timeout: int = 600
     """Seconds a kernel may take from power-on to its last test with hardware virtualisation; scaled without."""
@@ -86,7 +90,9 @@ def _typed(path: Path, key: str, value: Any, kind: Any) -> Any:
         return value
     if kind is int and isinstance(value, int) and not isinstance(value, bool):
         return value
+    if kind is bool and isinstance(value, bool):
+        return value
     if kind == tuple[str, ...] and isinstance(value, list) and all(isinstance(v, str) for v in value):
         return tuple(value)
-    wanted = {str: "a string", int: "a whole number"}.get(kind, "a list of strings")
+    wanted = {str: "a string", int: "a whole number", bool: "true or false"}.get(kind, "a list of strings")
     raise ConfigError(f"{path}: [tool.kmt] {key} must be {wanted}, not {value!r}")

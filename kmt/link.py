@@ -7,12 +7,13 @@ the agent for longer than ``HEARTBEAT_LIMIT`` (scaled) is a hang; a guest's fram
 from __future__ import annotations
 
 import select
+import shutil
 import socket
 import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from kmt.backends.base import Vm
@@ -157,8 +158,7 @@ class Link:
         try:
             with tarfile.open(fileobj=stream, mode="r|") as tar:  # type: ignore[call-overload]
                 for member in tar:
-                    if member.isfile() or member.isdir():
-                        tar.extract(member, dest, filter="data")
+                    _keep(tar, member, dest)
         except (tarfile.TarError, OSError) as error:
             raise AgentError(f"the guest's artefacts are no tar: {error}") from None
         finally:
@@ -168,6 +168,21 @@ class Link:
     def goodbye(self) -> None:
         """End the guest kindly."""
         self.send(Kind.BYE)
+
+
+def _keep(tar: tarfile.TarFile, member: tarfile.TarInfo, dest: Path) -> None:
+    """Write a regular file below ``dest``; anything else, and any name that points elsewhere, is not taken.
+
+    By hand, because the extraction filters came with Python 3.11.4 and Debian 12 has 3.11.2.
+    """
+    name = PurePosixPath(member.name)
+    content = tar.extractfile(member) if member.isreg() else None
+    if content is None or name.is_absolute() or ".." in name.parts:
+        return
+    target = dest / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("wb") as file:
+        shutil.copyfileobj(content, file)
 
 
 class _Sender:

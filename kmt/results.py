@@ -44,6 +44,8 @@ class TestResult:
     reason: str = ""
     property: bool = False
     """True for a Hypothesis test."""
+    lost: bool = False
+    """True when the test itself never spoke: its guest was lost, or never there."""
 
 
 @dataclass
@@ -90,8 +92,9 @@ def exit_status(kernels: Iterable[KernelResult], *, pytest_status: int, strict: 
     """
     if pytest_status in (2, 3, 4):
         return pytest_status
+    kernels = list(kernels)
     outcomes = {k.outcome for k in kernels}
-    if any(t.outcome == "failed" for k in kernels for t in k.tests):
+    if any(t.outcome in ("failed", "error") and not t.lost for k in kernels for t in k.tests):
         return 1
     bad = INFRASTRUCTURE if strict else INFRASTRUCTURE - {Outcome.UNAVAILABLE}
     if outcomes & bad:

@@ -52,6 +52,8 @@ class Backend(Protocol):
     name: str
     """The word after ``--kernel-backend``."""
     simulated: bool
+    shares_files: bool
+    """True when its guests see the host's files at their own paths, so that no tree has to travel."""
 
     @property
     def deadline_factor(self) -> float:

@@ -19,6 +19,8 @@ from .children import relay, start_command, start_function
 from .port import HostGoneError, Port
 from .wire import CHUNK, VERSION, Frame, Kind, WireError
 
+# The filters came with Python 3.11.4; from 3.14 on the default one would refuse what a project may hold.
+_FILTER: dict[str, Any] = {"filter": "tar"} if hasattr(tarfile, "tar_filter") else {}
 ARTIFACTS = os.environ.get("KMT_ARTIFACTS", "/run/kmt/artifacts")
 
 
@@ -105,7 +107,7 @@ def unpack(port: Port, dest: str) -> int:
         with tarfile.open(fileobj=incoming, mode="r|") as tar:  # type: ignore[call-overload]
             for member in tar:
                 member.uid = member.gid = 0
-                tar.extract(member, dest, filter="tar")
+                tar.extract(member, dest, **_FILTER)
                 count += 1
     finally:
         while not incoming.ended:

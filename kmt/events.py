@@ -1,0 +1,61 @@
+"""(pure) What happens during a run, as values that travel from a kernel's thread to the main one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from kmt.results import KernelResult
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A kernel entered a phase of ``kmt.hooks.PHASES`` or got further in it."""
+
+    kernel: str
+    phase: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Started:
+    """A test begins; ``id`` is the one it has without a kernel."""
+
+    kernel: str
+    id: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """A phase of a test ended; ``data`` is the report as pytest serialises it."""
+
+    kernel: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A test that was due will not be reported by its guest; ``reason`` says why, for people."""
+
+    kernel: str
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Chatter:
+    """What pytest or a test printed outside its captured output."""
+
+    kernel: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The kernel is done, one way or another; its last event."""
+
+    kernel: str
+    result: KernelResult
+
+
+Event = Progress | Started | Report | Lost | Chatter | Finished

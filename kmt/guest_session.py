@@ -1,0 +1,168 @@
+"""One pytest session in one guest: the project goes in, reports come out.
+
+Laws: every test that was asked for ends as reported, or as ``Lost`` with a reason; a test that only one side can
+see is an error; what the guest says of itself is checked before it is believed.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kmt.events import Chatter, Event, Lost, Report, Started
+from kmt.examples import Examples
+from kmt.guest.wire import Frame, Kind
+from kmt.link import Link
+from kmt.tree import Tree, write_tar
+
+TRAVELLING_ENV = ("LANG", "LC_*", "TZ", "PYTHONHASHSEED", "HYPOTHESIS_*")
+BPF_DIR = "/run/kmt/bpf"
+ARTIFACTS_DIR = "/run/kmt/artifacts"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run in each guest of a run; the same for all kernels.
+
+    ``known`` maps each file that the host collected whole to all ids in it, so that an id that only a guest can
+    see is noticed; ``tree`` is None where guests share the host's files.
+    """
+
+    root: Path
+    inifile: str
+    options: tuple[str, ...]
+    env: Mapping[str, str]
+    strict_skips: bool
+    known: Mapping[str, frozenset[str]]
+
+
+@dataclass
+class Tally:
+    """Which of the wanted tests have been heard of, and how far."""
+
+    wanted: list[str]
+    running: str = ""
+    done: set[str] = field(default_factory=set)
+
+    def missing(self) -> list[str]:
+        """Wanted and not done, the one that was running first."""
+        left = [i for i in self.wanted if i not in self.done]
+        return sorted(left, key=lambda i: i != self.running)
+
+
+def travelling_env(globs: tuple[str, ...], environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables of ``environ`` that may enter a guest. Never CI: Hypothesis would switch its database off."""
+    wanted = (*TRAVELLING_ENV, *globs)
+    return {k: v for k, v in environ.items() if k != "CI" and any(fnmatch.fnmatchcase(k, g) for g in wanted)}
+
+
+def send_files(link: Link, tree: Tree | None, bpf: Path | None) -> str:
+    """Unpack the project at its own path and the built objects in ``BPF_DIR``; returns where the objects are."""
+    if tree is not None:
+        link.send_tar(str(tree.root), partial(write_tar, tree))
+    if bpf is None:
+        return ""
+    if tree is None:
+        return str(bpf)
+    names = sorted(str(p.relative_to(bpf)) for p in bpf.rglob("*") if p.is_file())
+    link.send_tar(BPF_DIR, partial(write_tar, Tree(bpf, tuple(names), ())))
+    return BPF_DIR
+
+
+def run_tests(
+    link: Link,
+    plan: Plan,
+    tally: Tally,
+    kernel: Mapping[str, Any],
+    examples: Examples,
+    emit: Callable[[Event], None],
+    *,
+    bpf_dir: str,
+    artifacts_dir: str,
+) -> None:
+    """Run the tally's tests in the guest; returns when pytest in the guest has ended, however it did."""
+    name = str(kernel["name"])
+    env = {**plan.env, "KMT_KERNEL": name, "KMT_ARTIFACTS": artifacts_dir}
+    if bpf_dir:
+        env["KMT_BPF_DIR"] = bpf_dir
+    request = {
+        "root": str(plan.root),
+        "inifile": plan.inifile,
+        "files": list(dict.fromkeys(i.split("::", 1)[0] for i in tally.wanted)),
+        "ids": tally.wanted,
+        "options": list(plan.options),
+        "env": env,
+        "kernel": dict(kernel),
+        "accelerator": kernel["accelerator"],
+        "collect_only": False,
+        "strict_skips": plan.strict_skips,
+    }
+    link.send(Kind.PYTEST, request)
+    said: list[str] = []
+    while True:
+        frame = link.receive(Kind.COLLECTED, Kind.STARTED, Kind.REPORT, Kind.OUTPUT, Kind.DATABASE, Kind.EXIT)
+        if frame.kind is Kind.EXIT:
+            _ended(name, tally, frame, said, emit)
+            return
+        if frame.kind is Kind.DATABASE:
+            link.send(Kind.EXAMPLES, examples.answer(name, frame.body))
+            continue
+        for event in _events(name, plan, tally, frame, said):
+            emit(event)
+
+
+def _events(name: str, plan: Plan, tally: Tally, frame: Frame, said: list[str]) -> Iterator[Event]:
+    if frame.kind is Kind.OUTPUT:
+        text = frame.raw[1:].decode(errors="replace")
+        said.append(text)
+        del said[:-50]
+        yield Chatter(name, text)
+    elif frame.kind is Kind.STARTED:
+        tally.running = str(frame.body.get("id"))
+        yield Started(name, tally.running)
+    elif frame.kind is Kind.REPORT:
+        report = frame.body.get("report")
+        if isinstance(report, dict) and isinstance(report.get("nodeid"), str):
+            if report.get("when") == "teardown":
+                tally.done.add(report["nodeid"])
+            yield Report(name, report)
+    elif frame.kind is Kind.COLLECTED:
+        yield from _compare(name, plan, tally, frame.body)
+
+
+def _compare(name: str, plan: Plan, tally: Tally, body: Mapping[str, Any]) -> Iterator[Event]:
+    """Ids that only one side has."""
+    here = {str(item.get("id")) for item in body.get("items", [])}
+    errors = {str(e.get("id")): str(e.get("text")) for e in body.get("errors", [])}
+    for wanted in tally.wanted:
+        if wanted not in here:
+            tally.done.add(wanted)
+            why = errors.get(wanted.split("::", 1)[0], "the host collected it and the guest did not")
+            yield Lost(name, wanted, f"not collected in the guest: {why}")
+    for path, known in plan.known.items():
+        for extra in sorted(i for i in here if i.split("::", 1)[0] == path and i not in known):
+            yield Lost(name, extra, "collected in the guest and not on the host: no one asked for it")
+
+
+def _ended(name: str, tally: Tally, frame: Frame, said: list[str], emit: Callable[[Event], None]) -> None:
+    """Account for wanted tests that pytest in the guest never finished although the guest lives."""
+    missing = tally.missing()
+    if not missing:
+        return
+    status = frame.body.get("status")
+    how = f"signal {-status}" if isinstance(status, int) and status < 0 else f"status {status}"
+    words = "".join(said).strip()[-2000:]
+    for number, wanted in enumerate(missing):
+        culprit = "" if number == 0 and wanted == tally.running else f" while {tally.running or 'collecting'} ran"
+        emit(Lost(name, wanted, f"pytest in the guest ended with {how}{culprit}\n{words}".rstrip()))
+        tally.done.add(wanted)
+
+
+def environment(globs: tuple[str, ...]) -> dict[str, str]:
+    """This process's variables that may enter a guest."""
+    return travelling_env(globs, os.environ)

@@ -1,0 +1,64 @@
+"""(pure) Test reports folded into results: phases of one test become one outcome, properties become facts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kmt.results import KernelResult, TestResult
+
+FACT_PREFIX = "kmt."
+_WEIGHT = {"passed": 0, "skipped": 1, "failed": 2, "error": 3}
+
+
+class Ledger:
+    """Keeps one kernel's tests while their reports come in. Reports are hostile until looked at."""
+
+    def __init__(self, result: KernelResult) -> None:
+        self._result = result
+        self._open: dict[str, TestResult] = {}
+
+    def report(self, data: Mapping[str, Any], *, is_property: bool) -> None:
+        """Fold in one phase: set-up and tear-down failures are errors; the test is entered at its tear-down."""
+        nodeid, when = str(data.get("nodeid")), data.get("when")
+        outcome = str(data.get("outcome"))
+        if outcome == "failed" and when != "call":
+            outcome = "error"
+        seconds = data.get("duration")
+        before = self._open.get(nodeid, TestResult(nodeid, "passed", 0.0, property=is_property))
+        worse = _WEIGHT.get(outcome, 3) > _WEIGHT[before.outcome]
+        self._open[nodeid] = TestResult(
+            id=nodeid,
+            outcome=outcome if worse and outcome in _WEIGHT else before.outcome,
+            seconds=before.seconds + (float(seconds) if isinstance(seconds, int | float) else 0.0),
+            reason=reason(data) if worse else before.reason,
+            property=is_property,
+        )
+        for name, value in _properties(data):
+            if name.startswith(FACT_PREFIX):
+                self._result.facts[name.removeprefix(FACT_PREFIX)] = str(value)
+        if when == "teardown":
+            self._result.tests.append(self._open.pop(nodeid))
+
+    def lost(self, nodeid: str, why: str) -> None:
+        """Enter a test that never spoke, or not to its end."""
+        self._open.pop(nodeid, None)
+        line = why.strip().splitlines()[0] if why.strip() else ""
+        self._result.tests.append(TestResult(nodeid, "error", 0.0, line, lost=True))
+
+
+def _properties(data: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    pairs = data.get("user_properties") or []
+    return [(p[0], p[1]) for p in pairs if isinstance(p, list | tuple) and len(p) == 2 and isinstance(p[0], str)]
+
+
+def reason(data: Mapping[str, Any]) -> str:
+    """The one line that matters of a report's long representation; empty where there is none."""
+    text = data.get("longrepr")
+    if isinstance(text, Mapping):
+        crash = text.get("reprcrash")
+        text = crash.get("message") if isinstance(crash, Mapping) else ""
+    if isinstance(text, list | tuple) and len(text) == 3:  # a skip: file, line, reason
+        text = text[2]
+    lines = str(text or "").strip().splitlines()
+    return lines[0] if lines else ""
