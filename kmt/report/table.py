@@ -1,0 +1,137 @@
+"""(pure) The table that ends a run: a row a kernel, wide or narrow, with or without colour; and the lines below it.
+
+Laws: every kernel of the run has a row, whatever became of it; a number that does not exist is a dash, never 0;
+colour only repeats what a word says; in a narrow terminal columns go, the least telling first.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from kmt.results import KernelResult, Outcome
+
+NONE = "–"
+_COLOURS = {
+    Outcome.OK: "green",
+    Outcome.FAILED: "red",
+    Outcome.UNAVAILABLE: "yellow",
+    Outcome.BUILD: "magenta",
+    Outcome.LOST: "bold magenta",
+    Outcome.PANIC: "bold magenta",
+    Outcome.HANG: "bold magenta",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its head, how a kernel's cell is made, and how soon it goes when there is no room (0: never)."""
+
+    head: str
+    cell: Callable[[KernelResult], str]
+    goes: int = 0
+    right: bool = False
+
+
+def duration(seconds: float | None) -> str:
+    """``4.2 s`` below a minute, ``3:05`` above it; a dash for None."""
+    if seconds is None:
+        return NONE
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    return f"{int(seconds + 0.5) // 60}:{int(seconds + 0.5) % 60:02d}"
+
+
+def _tests(word: str) -> Callable[[KernelResult], str]:
+    return lambda kernel: str(kernel.counts()[word]) if kernel.tests else NONE
+
+
+def _properties(kernel: KernelResult) -> str:
+    passed, run = kernel.properties()
+    return f"{passed}/{run}" if run else NONE
+
+
+def _fact(name: str) -> Callable[[KernelResult], str]:
+    return lambda kernel: kernel.facts.get(name) or NONE
+
+
+def columns(facts: Sequence[str]) -> list[Column]:
+    """All columns, ``facts`` among them, in their order."""
+    return [
+        Column("kernel", lambda k: k.name),
+        Column("release", lambda k: k.release or NONE, goes=3),
+        Column("accel", lambda k: k.accelerator or NONE, goes=2),
+        Column("boot", lambda k: duration(k.boot_seconds), goes=5, right=True),
+        *(Column(name, _fact(name), goes=6) for name in facts),
+        Column("properties", _properties, goes=4, right=True),
+        Column("passed", _tests("passed"), right=True),
+        Column("failed", _tests("failed"), right=True),
+        Column("skipped", _tests("skipped"), right=True),
+        Column("errors", _tests("error"), right=True),
+        Column("time", lambda k: duration(k.seconds or None), goes=1, right=True),
+        Column("outcome", lambda k: k.outcome.value + (" (simulated)" if k.simulated else "")),
+    ]
+
+
+def _width(column: Column, kernels: Sequence[KernelResult]) -> int:
+    return max(cell_len(column.head), *(cell_len(column.cell(k)) for k in kernels), 0)
+
+
+def _fitting(wanted: list[Column], kernels: Sequence[KernelResult], width: int) -> list[Column]:
+    """Leave out columns, the soonest to go first, until the rest fits (or nothing more can go)."""
+    while sum(_width(c, kernels) + 2 for c in wanted) > width and any(c.goes for c in wanted):
+        leaves = min((c for c in wanted if c.goes), key=lambda c: c.goes)
+        wanted = [c for c in wanted if c is not leaves]
+    return wanted
+
+
+def table(kernels: Sequence[KernelResult], facts: Sequence[str] = (), width: int = 200) -> Table:
+    """The table as rich draws it."""
+    shown = _fitting(columns(facts), kernels, width)
+    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in shown:
+        drawn.add_column(column.head, justify="right" if column.right else "left", no_wrap=True)
+    for kernel in kernels:
+        drawn.add_row(*(_styled(column, kernel) for column in shown))
+    return drawn
+
+
+def _styled(column: Column, kernel: KernelResult) -> Text:
+    text = column.cell(kernel)
+    if column.head == "outcome":
+        return Text(text, style=_COLOURS[kernel.outcome])
+    if column.head in ("failed", "errors") and text not in ("0", NONE):
+        return Text(text, style="red")
+    return Text(text, style="dim" if text == NONE else "")
+
+
+def lines(kernels: Sequence[KernelResult]) -> list[str]:
+    """What has to be said below the table: why a kernel is not ``ok``, and what did not travel to it."""
+    said = []
+    for kernel in kernels:
+        if kernel.reason:
+            hint = f" ({kernel.hint})" if kernel.hint else ""
+            said.append(f"{kernel.name}: {kernel.outcome.value}: {kernel.reason}{hint}")
+    left_out = sorted({entry for kernel in kernels for entry in kernel.left_out})
+    said += [f"left out of the guests: {entry}" for entry in left_out]
+    return said
+
+
+def render(
+    kernels: Sequence[KernelResult], facts: Sequence[str] = (), *, width: int = 200, colour: bool = False
+) -> str:
+    """The table and its lines as text, without a newline at the end."""
+    console = Console(
+        file=io.StringIO(), width=width, force_terminal=colour, no_color=not colour, highlight=False, emoji=False
+    )
+    console.print(table(kernels, facts, width))
+    for line in lines(kernels):
+        console.print(line, markup=False, soft_wrap=True)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in text.splitlines())
