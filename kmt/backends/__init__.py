@@ -1,1 +1,45 @@
-"""The ways to run a kernel, by name."""
+"""The ways to run a kernel, by name. A new one is a file beside this one and a line in ``_BACKENDS``."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from kmt.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kmt.backends.base import Backend
+    from kmt.config import Config
+
+Progress = Callable[[str, int, int], None]
+
+
+def _qemu(config: Config, accel: str, progress: Progress | None) -> Backend:
+    from kmt.backends.qemu import QemuBackend
+
+    return QemuBackend(config, accel, progress)
+
+
+def _host(config: Config, accel: str, progress: Progress | None) -> Backend:
+    from kmt.backends.host import HostBackend
+
+    return HostBackend()
+
+
+_BACKENDS: dict[str, Callable[[Config, str, Progress | None], Backend]] = {"qemu": _qemu, "host": _host}
+
+
+def names() -> tuple[str, ...]:
+    """The known names."""
+    return tuple(_BACKENDS)
+
+
+def get(name: str, *, config: Config, accel: str = "auto", progress: Progress | None = None) -> Backend:
+    """The backend of that name. Raises ConfigError with the known names."""
+    make = _BACKENDS.get(name)
+    if make is None:
+        near = difflib.get_close_matches(name, _BACKENDS, 1)
+        guess = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(f"there is no backend {name!r}", hint=f"{guess}known: {', '.join(_BACKENDS)}")
+    return make(config, accel, progress)

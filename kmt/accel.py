@@ -1,0 +1,120 @@
+"""Which accelerator really boots a guest here.
+
+``/dev/kvm`` may open, answer its API version, create a VM and a virtual CPU, and still not run a stock kernel (nested
+virtualisation, filtered model-specific registers). So the only proof is a guest that boots: a busybox that prints a
+word and powers off, under a short deadline. The verdict is kept in the cache until QEMU, the host's kernel or its
+CPU changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from kmt import disks, proc
+from kmt.backends import qemu_args, qemu_program
+from kmt.errors import ConfigError, KmtError, VmNeverStartedError
+from kmt.kernel import Kernel
+from kmt.paths import cache, locked, published
+
+FACTORS = {"kvm": 1.0, "tcg": 10.0}
+"""How much longer things take than with hardware virtualisation; see ``docs/`` for what was measured."""
+DEVICE = Path("/dev/kvm")
+PROBE_SECONDS = 20.0
+MARKER = "kmt: probe"
+_INIT = f"#!/bin/sh\nexport PATH=/bin\necho '{MARKER}'\npoweroff -f\n"
+_log = logging.getLogger("kmt")
+_told: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether hardware virtualisation works, and if not, why, in one line."""
+
+    kvm: bool
+    reason: str = ""
+
+
+def choose(qemu: str, kernel: Kernel, wanted: str = "auto") -> str:
+    """``kvm`` or ``tcg``. Falls back with one line of warning; with ``wanted="kvm"`` raises VmNeverStartedError."""
+    if wanted not in ("auto", "kvm", "tcg"):
+        raise ConfigError(f"there is no accelerator {wanted!r}", hint="auto, kvm or tcg")
+    if wanted == "tcg":
+        return "tcg"
+    verdict = known(qemu) or _try(qemu, kernel)
+    if verdict.kvm:
+        return "kvm"
+    if wanted == "kvm":
+        raise VmNeverStartedError(f"kvm was asked for and does not work: {verdict.reason}", hint="leave the choice")
+    notice = f"no hardware virtualisation ({verdict.reason}): guests are emulated, several times slower"
+    if notice not in _told:
+        _told.add(notice)
+        _log.warning("kmt: %s", notice)
+    return "tcg"
+
+
+def known(qemu: str) -> Verdict | None:
+    """The verdict without trying anything; None while only a try can tell."""
+    if not DEVICE.exists():
+        return Verdict(False, f"there is no {DEVICE}")
+    if not os.access(DEVICE, os.R_OK | os.W_OK):
+        return Verdict(False, f"no permission to use {DEVICE}; add yourself to its group")
+    try:
+        return Verdict(**json.loads(_record(qemu).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def factor(qemu: str, wanted: str = "auto") -> float:
+    """The deadlines' factor; that of emulation as long as nothing is known."""
+    verdict = known(qemu)
+    return FACTORS["kvm" if wanted != "tcg" and verdict and verdict.kvm else "tcg"]
+
+
+def _try(qemu: str, kernel: Kernel) -> Verdict:
+    with locked("accel"):
+        verdict = known(qemu) or boot_probe(qemu, kernel, "kvm")
+        with published(_record(qemu)) as work:
+            work.write_text(json.dumps(asdict(verdict)))
+        return verdict
+
+
+def boot_probe(qemu: str, kernel: Kernel, accelerator: str) -> Verdict:
+    """Boot the kernel into one word with that accelerator."""
+    initramfs = cache("accel") / "probe.cpio"
+    with published(initramfs) as work:
+        work.write_bytes(disks.base_archive(_INIT, []))
+    command = qemu_args.probe_command(qemu, qemu_args.Files(kernel.vmlinuz, initramfs), accelerator)
+    try:
+        done = proc.run(command, check=False, timeout=PROBE_SECONDS)
+    except KmtError:
+        return Verdict(False, f"a guest said nothing in {PROBE_SECONDS:.0f} s")
+    if MARKER in done.stdout:
+        return Verdict(True)
+    return Verdict(False, _reason(done.stderr) or f"QEMU ended with status {done.status}")
+
+
+def _reason(stderr: str) -> str:
+    """QEMU's first complaint, without its name in front and on one line."""
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    errors = [line for line in lines if "error" in line] or lines
+    return re.sub(r"^qemu\S*: (error: )?", "", errors[0]).strip() if errors else ""
+
+
+def _record(qemu: str) -> Path:
+    """Where the verdict for this machine is kept."""
+    version = ".".join(map(str, qemu_program.version(qemu)))
+    identity = [version, platform.release(), platform.version(), _processor(), str(os.getuid())]
+    return cache("accel") / f"{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]}.json"
+
+
+def _processor() -> str:
+    """Model and flags of the first CPU: the flags tell a virtual machine with nesting from one without."""
+    text = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0]
+    return "\n".join(line for line in text.splitlines() if line.startswith(("model", "flags", "vendor_id")))

@@ -1,0 +1,100 @@
+"""The backend ``host``: this machine's own kernel, no VM; the agent is a process beside us.
+
+For a quick look, for machines that are themselves guests, and as the yardstick of the contract tests. It isolates
+nothing: tests run with the caller's rights on the caller's files.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import kmt
+from kmt import proc
+from kmt.backends.base import Machine
+from kmt.backends.stopping import stop
+from kmt.consolelog import Watch, free_path
+from kmt.deadline import Deadline
+from kmt.errors import VmError, VmLostError
+from kmt.kernel import Kernel
+
+
+class HostVm:
+    """The agent's process; see ``kmt.backends.base.Vm``."""
+
+    accelerator = "none"
+
+    def __init__(self, process: subprocess.Popen[bytes], channel: socket.socket, watch: Watch) -> None:
+        self.channel = channel
+        self.console = watch.path
+        self.pid = process.pid
+        self._process = process
+        self._watch = watch
+
+    def death(self) -> VmError | None:
+        """None while the agent runs."""
+        status = self._process.poll()
+        if status is None:
+            return None
+        self._watch.join(2.0)
+        lines = self.console.read_text(errors="replace").splitlines()
+        last = f": {lines[-1]}" if lines else ""
+        how = f"signal {-status}" if status < 0 else f"status {status}"
+        return VmLostError(f"the agent on this machine ended with {how}{last}")
+
+    @property
+    def phase(self) -> str:
+        """``ready`` or ``ended``."""
+        return "ready" if self._process.poll() is None else "ended"
+
+
+class HostBackend:
+    """Runs the agent here; see ``kmt.backends.base.Backend``."""
+
+    name = "host"
+    simulated = False
+    shares_files = True
+    deadline_factor = 1.0
+
+    def command_line(self, kernel: Kernel, machine: Machine, run_dir: Path) -> list[str]:
+        """The command that ``launch`` would start."""
+        return [sys.executable, "-B", "-m", "kmt_guest"]
+
+    @contextmanager
+    def launch(self, kernel: Kernel, machine: Machine, run_dir: Path, deadline: Deadline) -> Iterator[HostVm]:
+        """Start the agent. Call it from the thread that keeps the ``with``."""
+        package = run_dir / "agent"
+        package.mkdir(exist_ok=True)
+        if not (package / "kmt_guest").exists():  # by the name that it has in a guest
+            (package / "kmt_guest").symlink_to(Path(kmt.__file__).parent / "guest")
+        artifacts = run_dir / "guest"
+        artifacts.mkdir(exist_ok=True)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            watch = Watch(free_path(run_dir, "console"))
+            environment = {
+                "KMT_CHANNEL_FD": str(theirs.fileno()),
+                "KMT_ARTIFACTS": str(artifacts),
+                "PYTHONPATH": os.pathsep.join(filter(None, (str(package), os.environ.get("PYTHONPATH")))),
+            }
+            try:
+                process = proc.spawn(
+                    self.command_line(kernel, machine, run_dir),
+                    stdout=watch.writing,
+                    stderr=watch.writing,
+                    env=environment,
+                    pass_fds=[theirs.fileno()],
+                )
+            finally:
+                watch.started()
+            theirs.close()
+            try:
+                yield HostVm(process, ours, watch)
+            finally:
+                stop(process)
+                watch.join(5.0)

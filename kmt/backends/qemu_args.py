@@ -1,0 +1,143 @@
+"""(pure) QEMU's command line for a guest.
+
+An option and what must be said on the kernel's command line because of it are one value (``Option``), so that one
+cannot be changed without the other in sight. Facts are of QEMU 7.2 unless they say otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kmt.backends.base import Machine
+
+PORT = "kmt.agent"
+"""The virtio-serial port's name; the agent looks for it."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """Words for QEMU and their partners on the kernel's command line."""
+
+    argv: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Files:
+    """What a guest boots from; ``None``: not attached."""
+
+    vmlinuz: Path
+    initramfs: Path
+    root: Path | None = None
+    kernel: Path | None = None
+    compiler: Path | None = None
+
+
+def command(
+    qemu: str, files: Files, machine: Machine, accelerator: str, *, name: str, lsm: str | None, channel: int | None
+) -> list[str]:
+    """The whole command line.
+
+    The console is QEMU's standard output (and input). ``channel`` is an open descriptor, inherited by QEMU, of a
+    connected stream socket to the agent: no path on disk, nothing to clean up, nobody else can connect. With None
+    the guest gives a root shell on its console instead of the agent.
+    """
+    options = [
+        HEADLESS,
+        ENDS_ON_PANIC,
+        CONSOLE,
+        _processor(accelerator, machine.cpus),
+        _memory(machine.memory_mib),
+        RANDOM,
+        _disk("kmt-root", files.root),
+        _disk("kmt-kernel", files.kernel),
+        _disk("kmt-compiler", files.compiler if machine.compiler else None),
+        _agent(channel) if channel is not None else Option(words=("kmt.shell=1",)),
+        Option(words=("quiet", "nokaslr", "rcupdate.rcu_expedited=1", *_lsm(lsm), f"kmt.kernel={_plain(name)}")),
+    ]
+    return [qemu, *_boot(files, options)]
+
+
+def probe_command(qemu: str, files: Files, accelerator: str) -> list[str]:
+    """The smallest machine with that accelerator: what ``kmt/accel.py`` boots to see whether it works."""
+    options = [HEADLESS, ENDS_ON_PANIC, CONSOLE, _processor(accelerator, 1), _memory(256), Option(words=("quiet",))]
+    return [qemu, *_boot(files, options)]
+
+
+def _boot(files: Files, options: Iterable[Option]) -> list[str]:
+    options = list(options)
+    argv = [word for option in options for word in option.argv]
+    words = " ".join(word for option in options for word in option.words)
+    return [*argv, "-kernel", str(files.vmlinuz), "-initrd", str(files.initramfs), "-append", words]
+
+
+HEADLESS = Option(("-nodefaults", "-no-user-config", "-display", "none"), ("i8042.noaux", "i8042.nokbd"))
+"""No device but those asked for: no network card, no keyboard to probe."""
+ENDS_ON_PANIC = Option(("-no-reboot",), ("panic=-1", "oops=panic"))
+"""The kernel reboots at once when it panics, and QEMU ends where the guest reboots."""
+CONSOLE = Option(("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"), ("console=ttyS0",))
+RANDOM = Option(("-device", "virtio-rng-pci"), ("random.trust_cpu=on",))
+
+
+def _processor(accelerator: str, cpus: int) -> Option:
+    if accelerator == "kvm":
+        return Option(("-accel", "kvm", "-cpu", "host", "-smp", str(cpus)))
+    # TCG with a thread for each vCPU is not safe for a kernel (seen with QEMU 7.2; newer ones are untested):
+    # - live patching of kernel text (static keys, ftrace, kprobes) races with a vCPU that still runs the
+    #   breakpoint: "Oops: int3", one boot in 35 and within seconds of attaching probes. One vCPU, or all of them
+    #   on one thread, never did. So: one thread, until QEMU's emulation is shown to be right about this.
+    # - cmpxchg16b: kernels from 6.x panic in the slab allocator ("double fault" in kmalloc) where the CPU has cx16.
+    # la57 (five-level page tables) costs time and is of no use here.
+    # no_timer_check, tsc: the emulated timers are right, and checking them at boot takes long.
+    thread = ",thread=single" if cpus > 1 else ""
+    return Option(
+        ("-accel", f"tcg{thread}", "-cpu", "max,-cx16,la57=off", "-smp", str(cpus)),
+        ("mitigations=off", "tsc=reliable", "no_timer_check"),
+    )
+
+
+def _memory(mib: int) -> Option:
+    return Option(("-m", f"{mib}M"))
+
+
+def _disk(serial: str, path: Path | None) -> Option:
+    """A read-only virtio disk that the guest finds by its serial number."""
+    if path is None:
+        return Option()
+    backing = f"driver=file,node-name={serial},read-only=on,filename={_escaped(path)}"
+    return Option(("-blockdev", backing, "-device", f"virtio-blk-pci,drive={serial},serial={serial}"))
+
+
+def _agent(channel: int) -> Option:
+    argv = ("-device", "virtio-serial-pci", "-chardev", f"socket,id=agent,fd={channel}")
+    return Option((*argv, "-device", f"virtserialport,chardev=agent,name={PORT}"))
+
+
+def _lsm(configured: str | None) -> tuple[str, ...]:
+    """``lsm=`` with bpf in it: 5.10 attaches LSM programs without it and never runs them.
+
+    The word replaces the kernel's own list, so that list is repeated; unknown, the word is left out.
+    """
+    if configured is None:
+        return ()
+    names = [n for n in configured.split(",") if n]
+    return (f"lsm={','.join(names if 'bpf' in names else [*names, 'bpf'])}",)
+
+
+def configured_lsm(config: str) -> str | None:
+    """``CONFIG_LSM`` of a kernel's configuration; None where it has none."""
+    match = re.search(r'^CONFIG_LSM="([^"]*)"$', config, re.MULTILINE)
+    return match.group(1) if match else None
+
+
+def _escaped(path: Path) -> str:
+    """A path inside a QEMU option: its commas are doubled."""
+    return str(path).replace(",", ",,")
+
+
+def _plain(name: str) -> str:
+    """A row's name as one word of the kernel's command line."""
+    return re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII)
