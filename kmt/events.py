@@ -40,6 +40,8 @@ class Lost:
     kernel: str
     id: str
     reason: str
+    outcome: str = "error"
+    """``skipped`` where the row is unavailable and nobody insisted on it."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ outside; the last event is the kernel's ``Finished``.
 
 from __future__ import annotations
 
+import platform
 import threading
 import time
 import traceback
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kmt import archive, build
+from kmt import archive
 from kmt.backends.base import Backend, Machine, Vm
 from kmt.config import Config
 from kmt.deadline import Deadline
@@ -32,9 +33,14 @@ from kmt.tree import Tree, survey
 
 @dataclass(frozen=True)
 class Job:
-    """What one kernel has to run: groups of test ids by the machine that they ask for."""
+    """What one kernel has to run: groups of test ids by the machine that they ask for.
+
+    ``strict``: that its row is unavailable is an error, not a skip.
+    """
 
     row: Row
+    backend: Backend
+    strict: bool
     groups: tuple[tuple[Machine, tuple[str, ...]], ...]
 
 
@@ -44,14 +50,13 @@ class Shared:
     def __init__(
         self,
         config: Config,
-        backend: Backend,
         plan: Plan,
         run: Run,
         examples: Examples,
         emit: Callable[[Event], None],
         is_property: Callable[[str], bool],
     ) -> None:
-        self.config, self.backend, self.plan, self.run = config, backend, plan, run
+        self.config, self.plan, self.run = config, plan, run
         self.examples, self.emit, self.is_property = examples, emit, is_property
         self.cancel = threading.Event()
         self._once = threading.Lock()
@@ -64,6 +69,8 @@ class Shared:
             return None
         with self._once:
             if not self._objects:
+                from kmt import build
+
                 try:
                     self._objects.append(build.build(self.config).dir)
                 except KmtError as error:
@@ -73,13 +80,17 @@ class Shared:
             raise made
         return made
 
-    def tree(self) -> Tree | None:
-        """The project's files; None where guests share the host's."""
-        if self.backend.shares_files:
-            return None
+    def tree(self) -> Tree:
+        """The project's files that travel, surveyed once."""
         with self._once:
             self._tree = self._tree or survey(self.plan.root, self.config.file_limit)
         return self._tree
+
+
+def here(name: str) -> Kernel:
+    """The kernel of this machine, for backends that share its files: nothing to fetch, nothing to boot."""
+    release = platform.release()
+    return Kernel(name, release, Path("/"), None, None, (), None, digest="", origin="this machine")
 
 
 class KernelRun:
@@ -91,7 +102,7 @@ class KernelRun:
         self._name = job.row.name
         self._directory = shared.run.kernel_dir(self._name)
         self._done: set[str] = set()
-        self.result = KernelResult(self._name, backend=shared.backend.name, simulated=shared.backend.simulated)
+        self.result = KernelResult(self._name, backend=job.backend.name, simulated=job.backend.simulated)
         self._ledger = Ledger(self.result)
 
     def run(self) -> None:
@@ -109,7 +120,9 @@ class KernelRun:
         self.result.seconds = round(time.monotonic() - begin, 3)
         for _, ids in self._job.groups:
             for left in (i for i in ids if i not in self._done):
-                self._emit(Lost(self._name, left, self.result.reason or "the run ended before it"))
+                tolerated = self.result.outcome is Outcome.UNAVAILABLE and not self._job.strict
+                why = self.result.reason or "the run ended before it"
+                self._emit(Lost(self._name, left, why, "skipped" if tolerated else "error"))
         self.result.settle()
         self._shared.run.update(self._name, phase="done", outcome=self.result.outcome)
         self._shared.emit(Finished(self._name, self.result))
@@ -119,12 +132,14 @@ class KernelRun:
         self.result.release = kernel.release
         self._phase("building")
         self._shared.objects()
-        deadline = Deadline(self._shared.config.timeout * self._shared.backend.deadline_factor)
+        deadline = Deadline(self._shared.config.timeout * self._job.backend.deadline_factor)
         for machine, ids in self._job.groups:
             self._guest(kernel, machine, Tally(list(ids)), deadline)
 
     def _fetch(self) -> Kernel:
         self._phase("fetching")
+        if self._job.backend.shares_files:
+            return here(self._name)
 
         def progress(label: str, done: int, total: int) -> None:
             if self._shared.cancel.is_set():
@@ -134,7 +149,7 @@ class KernelRun:
         return archive.prepare(self._job.row, config=self._shared.config, progress=progress)
 
     def _guest(self, kernel: Kernel, machine: Machine, tally: Tally, deadline: Deadline) -> None:
-        backend = self._shared.backend
+        backend = self._job.backend
         self._phase("starting")
         begin = time.monotonic()
         with backend.launch(kernel, machine, self._directory, deadline) as vm:
@@ -150,15 +165,15 @@ class KernelRun:
             link.goodbye()
 
     def _tests(self, vm: Vm, link: Link, tally: Tally) -> None:
-        shared = self._shared
-        tree = shared.tree()
+        shared, backend = self._shared, self._job.backend
+        tree = None if backend.shares_files else shared.tree()
         self.result.left_out = list(tree.left_out) if tree else []
         bpf_dir = send_files(link, tree, shared.objects())
         self._phase("testing", f"{len(tally.wanted)} tests")
-        said = {"name": self._name, "accelerator": vm.accelerator, "simulated": shared.backend.simulated}
+        said = {"name": self._name, "accelerator": vm.accelerator, "simulated": backend.simulated}
         places = {
             "bpf_dir": bpf_dir,
-            "artifacts_dir": str(self._directory / "guest") if shared.backend.shares_files else ARTIFACTS_DIR,
+            "artifacts_dir": str(self._directory / "guest") if backend.shares_files else ARTIFACTS_DIR,
         }
         run_tests(link, shared.plan, tally, said, shared.examples, self._emit, **places)
 
@@ -166,7 +181,7 @@ class KernelRun:
         """Enter an event in the accounts and pass it on."""
         if isinstance(event, Lost):
             self._done.add(event.id)
-            self._ledger.lost(event.id, event.reason)
+            self._ledger.lost(event.id, event.reason, event.outcome)
         elif isinstance(event, Report):
             nodeid = str(event.data.get("nodeid"))
             self._ledger.report(event.data, is_property=self._shared.is_property(nodeid))

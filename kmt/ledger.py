@@ -40,11 +40,11 @@ class Ledger:
         if when == "teardown":
             self._result.tests.append(self._open.pop(nodeid))
 
-    def lost(self, nodeid: str, why: str) -> None:
+    def lost(self, nodeid: str, why: str, outcome: str = "error") -> None:
         """Enter a test that never spoke, or not to its end."""
         self._open.pop(nodeid, None)
         line = why.strip().splitlines()[0] if why.strip() else ""
-        self._result.tests.append(TestResult(nodeid, "error", 0.0, line, lost=True))
+        self._result.tests.append(TestResult(nodeid, outcome, 0.0, line, lost=True))
 
 
 def _properties(data: Mapping[str, Any]) -> list[tuple[str, Any]]:

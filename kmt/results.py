@@ -7,7 +7,7 @@ which wins over a failed build (7); what was not run is counted, never left out.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -85,19 +85,21 @@ class KernelResult:
             self.outcome = Outcome.FAILED
 
 
-def exit_status(kernels: Iterable[KernelResult], *, pytest_status: int, strict: bool) -> int:
+def exit_status(kernels: Iterable[KernelResult], *, pytest_status: int, strict: Collection[str]) -> int:
     """The run's exit status from the kernels and from what pytest itself would have said (0 to 5).
 
-    An unavailable row counts only with ``strict``. pytest's 2 (interrupted), 3 and 4 stay as they are.
+    An unavailable row counts only when it is among ``strict``, or when no row was available. pytest's
+    2 (interrupted), 3 and 4 stay as they are.
     """
     if pytest_status in (2, 3, 4):
         return pytest_status
     kernels = list(kernels)
-    outcomes = {k.outcome for k in kernels}
+    missing = [k for k in kernels if k.outcome is Outcome.UNAVAILABLE]
+    tolerated = len(missing) < len(kernels) and not any(k.name in strict for k in missing)
+    outcomes = {k.outcome for k in kernels if not (tolerated and k.outcome is Outcome.UNAVAILABLE)}
     if any(t.outcome in ("failed", "error") and not t.lost for k in kernels for t in k.tests):
         return 1
-    bad = INFRASTRUCTURE if strict else INFRASTRUCTURE - {Outcome.UNAVAILABLE}
-    if outcomes & bad:
+    if outcomes & INFRASTRUCTURE:
         return EXIT_INFRASTRUCTURE
     if Outcome.BUILD in outcomes:
         return EXIT_BUILD

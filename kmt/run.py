@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import psutil
 
-from kmt.backends.base import Backend, Machine
+from kmt.backends.base import Machine
 from kmt.config import Config
 from kmt.events import Event, Finished
 from kmt.examples import Examples
 from kmt.guest_session import Plan
 from kmt.kernel_run import Job, KernelRun, Shared
+from kmt.results import KernelResult
 from kmt.runs import Run
 
 MEMORY_OVERHEAD_MIB = 256
@@ -34,25 +35,32 @@ def jobs_at_once(config: Config) -> int:
 
 
 class Running:
-    """Jobs that run from the moment of the ``with`` to its end, which stops all guests and waits for their threads."""
+    """Jobs that run from the moment of the ``with`` to its end, which stops all guests and waits for their threads.
+
+    ``on_result`` is given each kernel's result before it is filled in by its thread; ``events`` is where threads
+    put what happens, others' too.
+    """
 
     def __init__(
         self,
         jobs: Sequence[Job],
         *,
         config: Config,
-        backend: Backend,
         plan: Plan,
         run: Run,
         is_property: Callable[[str], bool],
+        on_result: Callable[[KernelResult], None],
+        events: queue.Queue[Event],
     ) -> None:
-        self._events: queue.Queue[Event] = queue.Queue()
-        self._waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        for job in jobs:
-            self._waiting.put(job)
-        self._left = len(jobs)
+        self._events = events
         examples = Examples(plan.root, len(jobs))
-        self._shared = Shared(config, backend, plan, run, examples, self._events.put, is_property)
+        self._shared = Shared(config, plan, run, examples, self._events.put, is_property)
+        self._waiting: queue.SimpleQueue[KernelRun] = queue.SimpleQueue()
+        for job in jobs:
+            kernel = KernelRun(job, self._shared)
+            on_result(kernel.result)
+            self._waiting.put(kernel)
+        self._left = len(jobs)
         # Daemons, so that a second Ctrl-C need not wait for them: their guests die with this process.
         count = min(jobs_at_once(config), len(jobs))
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(count)]
@@ -71,10 +79,10 @@ class Running:
         # Guests die with the thread that started them (PR_SET_PDEATHSIG), so a job keeps to one thread.
         while True:
             try:
-                job = self._waiting.get_nowait()
+                kernel = self._waiting.get_nowait()
             except queue.Empty:
                 return
-            KernelRun(job, self._shared).run()
+            kernel.run()
 
     def cancel(self) -> None:
         """Stop all guests; what was not done ends as lost. ``events`` goes on to give those."""

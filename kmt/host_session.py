@@ -1,0 +1,126 @@
+"""The host's side of a pytest session whose tests run in guests: events in, pytest's own hooks called.
+
+Laws: a test's reports are given to pytest together, when its last phase is in, so that kernels that run at once
+never garble each other's lines; a lost guest's tests are errors of the set-up phase, never failures; ``-x`` and
+Ctrl-C stop the guests, and what is done by then is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from kmt.events import Chatter, Event, Finished, Lost, Progress, Report
+from kmt.items import KernelItem
+from kmt.report import junit
+from kmt.results import KernelResult
+from kmt.run import Running
+
+
+class HostSession:
+    """Plays a run's events to pytest."""
+
+    def __init__(self, session: pytest.Session, items: Sequence[KernelItem]) -> None:
+        self._session = session
+        self._config = session.config
+        self._items: Mapping[tuple[str, str], KernelItem] = {(i.kmt_kernel, i.kmt_id): i for i in items}
+        self._phases: dict[tuple[str, str], list[pytest.TestReport]] = {}
+        self._facts: dict[str, KernelResult] = {}
+        self.results: dict[str, KernelResult] = {}
+
+    def play(self, running: Running) -> None:
+        """Until every kernel is finished. Raises what pytest's own loop raises for -x, --maxfail and Ctrl-C."""
+        try:
+            for event in running.events():
+                self._on(event)
+                if self._session.shouldfail or self._session.shouldstop:
+                    break
+        except KeyboardInterrupt:
+            self._drain(running)
+            raise
+        if self._session.shouldfail:
+            self._drain(running)
+            raise self._session.Failed(self._session.shouldfail)
+        if self._session.shouldstop:
+            self._drain(running)
+            raise self._session.Interrupted(self._session.shouldstop)
+
+    def _drain(self, running: Running) -> None:
+        """Stop the guests; take whole tests and results that are already in, leave out what was cut off."""
+        running.cancel()
+        for event in running.events():
+            if isinstance(event, Finished):
+                self._on(event)
+
+    def _on(self, event: Event) -> None:
+        hook = self._config.hook
+        if isinstance(event, Progress):
+            hook.pytest_kmt_progress(kernel=event.kernel, phase=event.phase, detail=event.detail)
+        elif isinstance(event, Report):
+            self._report(event)
+        elif isinstance(event, Lost):
+            self._lost(event)
+        elif isinstance(event, Chatter):
+            self._chatter(event)
+        elif isinstance(event, Finished):
+            self.results[event.kernel] = event.result
+            words = " ".join(w for w in (event.result.outcome, event.result.reason) if w)
+            hook.pytest_kmt_progress(kernel=event.kernel, phase="done", detail=words)
+
+    def _report(self, event: Report) -> None:
+        key = (event.kernel, str(event.data["nodeid"]))
+        item = self._items.get(key)
+        if item is None:
+            return
+        data = {**event.data, "nodeid": item.nodeid, "location": item.location}
+        report = self._config.hook.pytest_report_from_serializable(config=self._config, data=data)
+        report.user_properties.extend(self._where(event.kernel))
+        phases = self._phases.setdefault(key, [])
+        phases.append(report)
+        if report.when == "teardown":
+            self._give(item.nodeid, item.location, self._phases.pop(key))
+
+    def _lost(self, event: Lost) -> None:
+        item = self._items.get((event.kernel, event.id))
+        nodeid = item.nodeid if item else f"{event.id} [{event.kernel}]"
+        location = item.location if item else (event.id.split("::", 1)[0], None, event.id)
+        skipped = event.outcome == "skipped"
+        report = pytest.TestReport(
+            nodeid=nodeid,
+            location=location,
+            keywords={},
+            outcome="skipped" if skipped else "failed",
+            longrepr=(location[0], location[1] or 0, f"{event.kernel}: {event.reason}")
+            if skipped
+            else f"{event.kernel}: {event.reason}",
+            when="setup",
+            user_properties=self._where(event.kernel),
+        )
+        # What it said before its guest was lost is worth more than nothing.
+        for before in self._phases.pop((event.kernel, event.id), []):
+            report.sections.extend(before.sections)
+        self._give(nodeid, location, [report])
+
+    def _give(self, nodeid: str, location: Any, reports: Sequence[pytest.TestReport]) -> None:
+        hook = self._config.hook
+        hook.pytest_runtest_logstart(nodeid=nodeid, location=location)
+        for report in reports:
+            hook.pytest_runtest_logreport(report=report)
+        hook.pytest_runtest_logfinish(nodeid=nodeid, location=location)
+
+    def _where(self, kernel: str) -> list[tuple[str, object]]:
+        known = self._facts.get(kernel) or KernelResult(kernel)
+        return list(junit.properties(known))
+
+    def know(self, result: KernelResult) -> None:
+        """The result that a kernel's thread fills in; read for the properties of reports."""
+        self._facts[result.name] = result
+
+    def _chatter(self, event: Chatter) -> None:
+        if self._config.get_verbosity() > 1:
+            reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+            if reporter is not None:
+                for line in event.text.splitlines():
+                    reporter.write_line(f"[{event.kernel}] {line}")

@@ -1,0 +1,86 @@
+"""Test items that stand for one test on one kernel.
+
+Laws: a test becomes one item a kernel where it is made, so that ``--lf`` and ``-k`` see ids with kernels in them;
+an item of ours never runs on the host: no fixture of it is set up here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kmt.backends.base import Machine
+
+
+def with_kernel(name: str, kernel: str) -> str:
+    """``test_x`` to ``test_x[5.10]``, ``test_x[a]`` to ``test_x[a-5.10]``."""
+    return f"{name[:-1]}-{kernel}]" if name.endswith("]") else f"{name}[{kernel}]"
+
+
+class KernelItem(pytest.Item):
+    """One test on one kernel. ``kmt_kernel`` is the row's name, ``kmt_id`` the id that the guest knows."""
+
+    kmt_kernel: str
+    kmt_id: str
+
+    def __init__(self, *, kernel: str, guest_id: str, inner: pytest.Item | None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.kmt_kernel = kernel
+        self.kmt_id = guest_id
+        self._where: tuple[Any, int | None, str] = (self.path, None, self.name)
+        self.is_property = False
+        if inner is not None:
+            self._take(inner)
+
+    def _take(self, inner: pytest.Item) -> None:
+        self.own_markers = inner.own_markers
+        self.extra_keyword_matches = {*inner.extra_keyword_matches, inner.name}
+        path, line, name = inner.reportinfo()
+        self._where = (path, line, with_kernel(name, self.kmt_kernel))
+        function = getattr(inner, "function", None)
+        # pytest's -k looks at the names in the function's __dict__ too.
+        if function is not None:
+            self.function = function
+            self.is_property = bool(getattr(getattr(inner, "obj", function), "is_hypothesis_test", False))
+
+    def reportinfo(self) -> tuple[Any, int | None, str]:
+        """Where the test is in the source."""
+        return self._where
+
+    def machine(self, memory_mib: int) -> Machine:
+        """What the test's ``requires`` markers ask of the guest's hardware."""
+        cpus, compiler = 1, False
+        for marker in self.iter_markers("requires"):
+            cpus = max(cpus, int(marker.kwargs.get("cpus", 1)))
+            compiler = compiler or "clang" in marker.args
+        return Machine(cpus=cpus, memory_mib=memory_mib, compiler=compiler)
+
+    def runtest(self) -> None:
+        """Never called: the plugin's loop has guests run it."""
+        raise AssertionError(f"{self.nodeid} would run on the host")
+
+
+def expand(item: pytest.Item, kernels: Sequence[str]) -> list[pytest.Item]:
+    """One item a kernel for an item that pytest made."""
+    assert item.parent is not None
+    return [
+        KernelItem.from_parent(
+            item.parent, name=with_kernel(item.name, kernel), kernel=kernel, guest_id=item.nodeid, inner=item
+        )
+        for kernel in kernels
+    ]
+
+
+def runs_in_guests(item: pytest.Item, globs: Sequence[str], root: Path) -> bool:
+    """False for ``host_only`` tests and for files that no glob of ``[tool.kmt] guest`` names."""
+    if item.get_closest_marker("host_only") is not None:
+        return False
+    try:
+        path = item.path.relative_to(root).as_posix()
+    except ValueError:  # outside the project: it would not travel
+        return False
+    return any(fnmatchcase(path, glob) for glob in globs)
