@@ -1,0 +1,141 @@
+"""libbpf's C interface as ctypes sees it: every function we call, with its types, and what it prints.
+
+Laws: each function has argtypes and restype (without them ctypes cuts pointers to 32 bits); no callback raises;
+callbacks that C keeps are kept here too. ``libbpf.py`` makes objects out of this, ``buffers.py`` event buffers.
+"""
+
+from __future__ import annotations
+
+import ctypes as c
+import functools
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from harness.errors import LibraryError
+
+SONAME = "libbpf.so.1"
+OLDEST = (1, 1)
+"""Debian 12 has it."""
+
+WARNING = 0
+"""The print level of what goes wrong."""
+
+Pointer = c.c_void_p
+SizePointer = c.POINTER(c.c_size_t)
+
+
+class OpenOptions(c.Structure):
+    """``struct bpf_object_open_opts`` up to the field that we set; ``sz`` tells libbpf how much of it there is."""
+
+    _fields_ = (
+        ("sz", c.c_size_t),
+        ("object_name", c.c_char_p),
+        ("relaxed_maps", c.c_bool),
+        ("pin_root_path", c.c_char_p),
+        ("reserved", c.c_uint32),
+        ("kconfig", c.c_char_p),
+        ("btf_custom_path", c.c_char_p),
+    )
+
+
+PrintCallback = c.CFUNCTYPE(c.c_int, c.c_int, c.c_char_p, Pointer)
+SampleCallback = c.CFUNCTYPE(None, Pointer, c.c_int, Pointer, c.c_uint32)
+LostCallback = c.CFUNCTYPE(None, Pointer, c.c_int, c.c_uint64)
+RingCallback = c.CFUNCTYPE(c.c_int, Pointer, Pointer, c.c_size_t)
+
+# name: (result, *arguments)
+_FUNCTIONS: dict[str, tuple[object, ...]] = {
+    "libbpf_major_version": (c.c_uint32,),
+    "libbpf_minor_version": (c.c_uint32,),
+    "libbpf_num_possible_cpus": (c.c_int,),
+    "libbpf_probe_bpf_map_type": (c.c_int, c.c_int, Pointer),
+    "libbpf_probe_bpf_prog_type": (c.c_int, c.c_int, Pointer),
+    "bpf_object__open_mem": (Pointer, c.c_char_p, c.c_size_t, Pointer),
+    "bpf_object__load": (c.c_int, Pointer),
+    "bpf_object__close": (None, Pointer),
+    "bpf_object__btf": (Pointer, Pointer),
+    "bpf_object__next_program": (Pointer, Pointer, Pointer),
+    "bpf_object__next_map": (Pointer, Pointer, Pointer),
+    "bpf_program__name": (c.c_char_p, Pointer),
+    "bpf_program__section_name": (c.c_char_p, Pointer),
+    "bpf_program__set_autoload": (c.c_int, Pointer, c.c_bool),
+    "bpf_program__set_log_buf": (c.c_int, Pointer, Pointer, c.c_size_t),
+    "bpf_program__attach": (Pointer, Pointer),
+    "bpf_link__destroy": (c.c_int, Pointer),
+    "bpf_map__name": (c.c_char_p, Pointer),
+    "bpf_map__fd": (c.c_int, Pointer),
+    "bpf_map__type": (c.c_int, Pointer),
+    "bpf_map__set_type": (c.c_int, Pointer, c.c_int),
+    "bpf_map__key_size": (c.c_uint32, Pointer),
+    "bpf_map__set_key_size": (c.c_int, Pointer, c.c_uint32),
+    "bpf_map__value_size": (c.c_uint32, Pointer),
+    "bpf_map__set_value_size": (c.c_int, Pointer, c.c_uint32),
+    "bpf_map__set_max_entries": (c.c_int, Pointer, c.c_uint32),
+    "bpf_map__initial_value": (Pointer, Pointer, SizePointer),
+    "bpf_map_lookup_elem": (c.c_int, c.c_int, Pointer, Pointer),
+    "bpf_map_update_elem": (c.c_int, c.c_int, Pointer, Pointer, c.c_uint64),
+    "bpf_map_delete_elem": (c.c_int, c.c_int, Pointer),
+    "bpf_map_get_next_key": (c.c_int, c.c_int, Pointer, Pointer),
+    "btf__raw_data": (Pointer, Pointer, c.POINTER(c.c_uint32)),
+    "perf_buffer__new": (Pointer, c.c_int, c.c_size_t, SampleCallback, LostCallback, Pointer, Pointer),
+    "perf_buffer__poll": (c.c_int, Pointer, c.c_int),
+    "perf_buffer__free": (None, Pointer),
+    "ring_buffer__new": (Pointer, c.c_int, RingCallback, Pointer, Pointer),
+    "ring_buffer__poll": (c.c_int, Pointer, c.c_int),
+    "ring_buffer__free": (None, Pointer),
+}
+
+_said: deque[str] = deque(maxlen=200)
+
+
+@functools.cache
+def library() -> c.CDLL:
+    """The library, loaded once. LibraryError where it is missing or older than ``OLDEST``."""
+    try:
+        lib = c.CDLL(SONAME, use_errno=True)
+        for name, (result, *arguments) in _FUNCTIONS.items():
+            function = getattr(lib, name)
+            function.restype = result
+            function.argtypes = arguments
+    except (OSError, AttributeError) as error:
+        raise LibraryError(f"{SONAME} cannot be used: {error}", hint="install Debian's libbpf1") from None
+    version = (lib.libbpf_major_version(), lib.libbpf_minor_version())
+    if version < OLDEST:
+        found, wanted = (".".join(map(str, v)) for v in (version, OLDEST))
+        raise LibraryError(f"{SONAME} is version {found}", hint=f"version {wanted} or later is needed")
+    lib.libbpf_set_print.argtypes = [PrintCallback]
+    lib.libbpf_set_print.restype = Pointer
+    lib.libbpf_set_print(_print)
+    return lib
+
+
+@contextmanager
+def hearing() -> Iterator[list[str]]:
+    """Gather the warnings that libbpf prints meanwhile (in the whole process: it has one printer)."""
+    _said.clear()
+    heard: list[str] = []
+    try:
+        yield heard
+    finally:
+        heard.extend(_said)
+
+
+_vsnprintf = c.CDLL(None).vsnprintf
+_vsnprintf.restype = c.c_int
+_vsnprintf.argtypes = [c.c_char_p, c.c_size_t, c.c_char_p, Pointer]
+
+
+def _keep(level: int, template: bytes, arguments: int) -> int:
+    # A va_list is passed on as a pointer: so it is in the ABIs of x86-64 (an array) and arm64 (a large struct).
+    try:
+        if level == WARNING:
+            text = c.create_string_buffer(8192)
+            _vsnprintf(text, len(text), template, arguments)
+            _said.extend(text.value.decode(errors="replace").splitlines())
+    except BaseException:
+        _said.append("a message of libbpf could not be read")
+    return 0
+
+
+_print = PrintCallback(_keep)

@@ -1,0 +1,119 @@
+"""The running kernel, by libbpf and the files it shows: the ``KernelApi`` of a laptop or a guest.
+
+Laws: features are asked for, never derived from a version; a question that could not be asked is answered None;
+a program is loaded only if what it expects of a kernel function is what the kernel's own BTF says. ``btf``, ``proc``
+and ``tracing`` may be pointed elsewhere, so that a test can hide one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from functools import cached_property
+from pathlib import Path
+
+from harness.ebpf import abi
+from harness.ebpf.btf_parser import Btf
+from harness.ebpf.libbpf import BpfObject
+from harness.ebpf.maps import RINGBUF
+from harness.errors import BtfError, HarnessError, SignatureError
+from harness.kernel_api import Feature, LoadOptions, Signature
+
+_TRACING = 26
+"""BPF_PROG_TYPE_TRACING of ``enum bpf_prog_type`` (linux/bpf.h)."""
+
+
+class LiveKernel:
+    """This machine's kernel."""
+
+    def __init__(
+        self,
+        *,
+        btf: Path = Path("/sys/kernel/btf/vmlinux"),
+        proc: Path = Path("/proc"),
+        tracing: Path = Path("/sys/kernel/tracing"),
+    ) -> None:
+        self._btf_file = btf
+        self._tracing = tracing
+        self.proc_root = proc
+        self.release = os.uname().release
+
+    @property
+    def cpus(self) -> int:
+        """The number of possible CPUs."""
+        return max(1, int(abi.library().libbpf_num_possible_cpus()))
+
+    def probe(self, feature: Feature) -> bool | None:
+        """Ask the kernel; None where it could not be asked (no library, no permission)."""
+        try:
+            if feature is Feature.BTF:
+                return self._btf_file.exists()
+            if feature is Feature.RINGBUF:
+                return _answer(abi.library().libbpf_probe_bpf_map_type(RINGBUF, None))
+            if feature is Feature.FENTRY:
+                tracing = _answer(abi.library().libbpf_probe_bpf_prog_type(_TRACING, None))
+                return tracing and self._btf_file.exists()
+            return self._has_openat2()
+        except (HarnessError, OSError):
+            return None
+
+    def _has_openat2(self) -> bool | None:
+        if self.symbols(["do_sys_openat2"]):
+            return True
+        events = self._tracing / "events" / "syscalls"
+        return (events / "sys_enter_openat2").exists() if events.exists() else None
+
+    @cached_property
+    def _btf(self) -> Btf:
+        try:
+            return Btf.parse(self._btf_file.read_bytes())
+        except OSError as error:
+            raise BtfError(
+                f"the running kernel shows no BTF: {error}", hint="its configuration needs CONFIG_DEBUG_INFO_BTF"
+            ) from None
+
+    def signatures(self, functions: Collection[str]) -> Mapping[str, Signature]:
+        """Those of the functions that the kernel's own BTF has."""
+        return self._btf.functions(functions)
+
+    def symbols(self, names: Collection[str]) -> frozenset[str]:
+        """Those of the names that ``/proc/kallsyms`` has."""
+        wanted, found = set(names), set()
+        try:
+            with (self.proc_root / "kallsyms").open() as lines:
+                for line in lines:
+                    fields = line.split()
+                    if len(fields) >= 3 and fields[2] in wanted:
+                        found.add(fields[2])
+                        if len(found) == len(wanted):
+                            break
+        except OSError as error:
+            raise HarnessError(f"the kernel's symbols cannot be read: {error}") from None
+        return frozenset(found)
+
+    def load(self, name: str, image: bytes, options: LoadOptions) -> BpfObject:
+        """Load an object, after comparing what its programs expect with what the kernel's functions are."""
+        check_signatures(options, self.signatures({f for f, _ in options.signatures.values()}))
+        return BpfObject(name, image, options)
+
+
+def check_signatures(options: LoadOptions, actual: Mapping[str, Signature]) -> None:
+    """(pure) SignatureError unless every chosen program's function is as the program expects it.
+
+    The kernel would not say: with one argument too few a program loads and reads garbage.
+    """
+    for program, (function, expected) in options.signatures.items():
+        if options.programs is not None and program not in options.programs:
+            continue
+        if function not in actual:
+            raise SignatureError(f"program {program}: this kernel has no function {function}")
+        if actual[function] != expected:
+            raise SignatureError(
+                f"program {program} expects {function} to be {expected}; this kernel has {actual[function]}",
+                hint="load the variant that fits, or add one",
+            )
+
+
+def _answer(status: int) -> bool | None:
+    """libbpf's 1, 0 or negative errno."""
+    return None if status < 0 else bool(status)

@@ -1,0 +1,169 @@
+"""All that the harness needs of a kernel, as protocols: nothing else in it touches one.
+
+``harness/ebpf/live.py`` answers from the running kernel; a simulated kernel answers from data. A probe has three
+answers: True, False, and None for "could not tell", which is never treated as False without saying so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+
+class Feature(StrEnum):
+    """What a kernel may or may not have."""
+
+    BTF = "btf"
+    """The kernel carries its own type information."""
+    RINGBUF = "ringbuf"
+    """Maps of type BPF_MAP_TYPE_RINGBUF."""
+    FENTRY = "fentry"
+    """Programs on the entry and exit of kernel functions (BPF trampoline)."""
+    OPENAT2 = "openat2"
+    """The system call."""
+
+
+class MapType(StrEnum):
+    """Types that a map edit may turn a map into."""
+
+    PERF_EVENT_ARRAY = "perf_event_array"
+    RINGBUF = "ringbuf"
+
+
+@dataclass(frozen=True)
+class MapEdit:
+    """What to change of a map before it is made; None leaves a value as the object has it."""
+
+    type: MapType | None = None
+    key_size: int | None = None
+    value_size: int | None = None
+    max_entries: int | None = None
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A kernel function's parameters and result as C types without qualifiers: ``struct sock *``, ``size_t``."""
+
+    parameters: tuple[str, ...]
+    result: str
+
+    def __str__(self) -> str:
+        return f"{self.result} ({', '.join(self.parameters) or 'void'})"
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How an object is to be loaded.
+
+    ``programs``: the names to load, None for all. ``constants``: read-only globals by name. ``kernel_btf``: a BTF
+    file to use instead of the running kernel's own. ``signatures``: what programs expect of the kernel functions
+    they are attached to, checked before anything is loaded: program name to (function, expected signature).
+    """
+
+    programs: Collection[str] | None = None
+    constants: Mapping[str, int] = field(default_factory=dict)
+    map_edits: Mapping[str, MapEdit] = field(default_factory=dict)
+    kernel_btf: Path | None = None
+    signatures: Mapping[str, tuple[str, Signature]] = field(default_factory=dict)
+
+
+class Map(Protocol):
+    """A map of a loaded object; keys and values are bytes as the kernel has them."""
+
+    name: str
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value (for per-CPU maps, of all CPUs, one after another), or None."""
+        ...
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Set it."""
+        ...
+
+    def delete(self, key: bytes) -> bool:
+        """Whether it was there."""
+        ...
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """Every entry that stays while this runs, once; those that come or go meanwhile, perhaps."""
+        ...
+
+
+class EventBuffer(Protocol):
+    """The reading end of a perf event array or ring buffer."""
+
+    lost: int
+    """Events that the kernel said it dropped (perf only; count in the program where it must be exact)."""
+
+    def read(self, seconds: float = 0.1) -> list[bytes]:
+        """What has arrived, in order for each CPU; waits up to ``seconds`` for the first."""
+        ...
+
+    def close(self) -> None:
+        """Free it; a second time does nothing."""
+        ...
+
+
+class LoadedObject(Protocol):
+    """Programs and maps that are in the kernel until ``close``."""
+
+    maps: Mapping[str, Map]
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """The names of those loaded."""
+        ...
+
+    def attach(self, program: str) -> None:
+        """Attach where its section says. Attached twice it still runs once."""
+        ...
+
+    def detach(self, program: str) -> None:
+        """Take it off again; does nothing where it is not attached."""
+        ...
+
+    def buffer(self, name: str, pages: int = 64) -> EventBuffer:
+        """Read the events of that map; ``pages`` a CPU for a perf event array. Open it before attaching."""
+        ...
+
+    def close(self) -> None:
+        """Detach all, free buffers, maps and programs, whatever of it is there; a second time does nothing."""
+        ...
+
+
+class KernelApi(Protocol):
+    """One kernel."""
+
+    @property
+    def release(self) -> str:
+        """What ``uname -r`` says."""
+        ...
+
+    @property
+    def proc_root(self) -> Path:
+        """Where procfs is mounted."""
+        ...
+
+    @property
+    def cpus(self) -> int:
+        """The number of possible CPUs."""
+        ...
+
+    def probe(self, feature: Feature) -> bool | None:
+        """Whether it has that feature; None: could not tell."""
+        ...
+
+    def signatures(self, functions: Collection[str]) -> Mapping[str, Signature]:
+        """Those of the functions that the kernel's own BTF has. Raises BtfError where there is no BTF."""
+        ...
+
+    def symbols(self, names: Collection[str]) -> frozenset[str]:
+        """Those of the names that the kernel's symbol table has. Raises HarnessError if it cannot be read."""
+        ...
+
+    def load(self, name: str, image: bytes, options: LoadOptions) -> LoadedObject:
+        """Load an ELF object. Raises VerifierError, BpfError, SignatureError, SettingsError or FormatError."""
+        ...
