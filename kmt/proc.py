@@ -105,6 +105,7 @@ def spawn(
     stdout: int | IO[bytes] | None = subprocess.DEVNULL,
     stderr: int | IO[bytes] | None = subprocess.DEVNULL,
     env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
     pass_fds: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     """Start and return it; the caller ends it. It is killed when the calling thread ends."""
@@ -114,5 +115,6 @@ def spawn(
         stdout=stdout,
         stderr=stderr,
         env={**os.environ, **(env or {})},
+        cwd=cwd,
         pass_fds=tuple(pass_fds),
     )

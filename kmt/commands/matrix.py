@@ -1,0 +1,84 @@
+"""``kmt.ls``, ``kmt.fetch``, ``kmt.image``, ``kmt.build`` and the dry run: what comes before a kernel boots."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from kmt import archive, backends, config, image, proc
+from kmt import matrix as catalogue
+from kmt.backends.base import Machine
+from kmt.commands.shown import bars, shown
+from kmt.commands.words import kernel_patterns
+from kmt.config import Config
+from kmt.errors import KmtError
+from kmt.matrix import Row
+
+
+def rows(settings: Config, words: Sequence[str], default: str) -> list[Row]:
+    """The rows that the words choose in the project's catalogue; ``default`` chooses when there are no words."""
+    path = settings.root / settings.catalogue if settings.catalogue else None
+    return catalogue.load(path).select(kernel_patterns(words) or [default])
+
+
+def listing(root: Path, words: Sequence[str]) -> str:
+    """The rows (all without words), what each resolves to here and now, and whether it is in the cache."""
+    settings = config.load(root)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in ("kernel", "default", "release", "cached", "note"):
+        table.add_column(head, no_wrap=head != "note")
+    for row in rows(settings, words, "all"):
+        found = archive.describe(row, config=settings)
+        cached = "yes" if found.cached else "no"
+        table.add_row(row.name, "yes" if row.default else "", found.release or "–", cached, found.note or row.note)
+    return shown(table)
+
+
+def fetch(root: Path, words: Sequence[str], *, update: bool = False) -> tuple[list[str], int]:
+    """Fetch the rows, all before any error counts: a line a row, and the exit status of the worst."""
+    settings = config.load(root)
+    lines, status = [], 0
+    with bars() as progress:
+        for row in rows(settings, words, ",".join(settings.kernels)):
+            try:
+                kernel = archive.prepare(row, config=settings, update=update, progress=progress)
+                lines.append(f"{row.name}: {kernel.release} ({kernel.origin})")
+            except KmtError as error:
+                lines.append(f"{row.name}: {error.outcome}: {error}")
+                status = max(status, error.exit_status)
+    return lines, status
+
+
+def make_image(root: Path) -> Path:
+    """The guests' root image, built if need be."""
+    with bars() as progress:
+        return image.ensure(config.load(root), progress)
+
+
+def compile_objects(root: Path) -> list[str]:
+    """Build the project's eBPF objects: a line an object, the directory last."""
+    from kmt import build
+
+    with bars() as progress:
+        built = build.build(config.load(root), progress=progress)
+    return [f"{name}: {path}" for name, path in sorted(built.objects.items())] + [str(built.dir)]
+
+
+def dry_run(root: Path, words: Sequence[str], backend: str, accel: str) -> list[str]:
+    """The command line that would boot each kernel, with its name above; fetches, and boots nothing."""
+    settings = config.load(root)
+    lines = []
+    with bars() as progress, tempfile.TemporaryDirectory(prefix="kmt-") as scratch:
+        machine = Machine(memory_mib=settings.memory)
+        chosen = backends.get(backend or settings.backend, config=settings, accel=accel or "auto", progress=progress)
+        for row in rows(settings, words, ",".join(settings.kernels)):
+            try:
+                kernel = archive.prepare(row, config=settings, progress=progress)
+                command = proc.quoted(chosen.command_line(kernel, machine, Path(scratch)))
+            except KmtError as error:
+                command = f"# {error.outcome}: {error}"
+            lines += [f"# {row.name}", command]
+    return lines

@@ -1,0 +1,107 @@
+"""``kmt.start``, ``kmt.test`` and ``test``: pytest as a child process, with our options spelt as pytest's.
+
+Laws: there is one engine, ``pytest --kernel``, and nothing here that it cannot do; the child has our terminal; its
+exit status is ours; it gets one signal for each that the user sent.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from kmt import config, proc
+from kmt.commands.words import kernel_patterns, user_path
+
+LIVE = ("-p", "kmt.report.live")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``kmt.start`` and ``kmt.test`` take; an empty value leaves the choice to ``[tool.kmt]``."""
+
+    kernels: Sequence[str] = ()
+    backend: str = ""
+    jobs: int = 0
+    accel: str = ""
+    timeout: int = 0
+    json: str = ""
+    junit: str = ""
+    strict: bool = False
+    args: Sequence[str] = ()
+
+
+def command(root: Path, options: Options, *, live: bool) -> list[str]:
+    """The pytest command. ConfigError when the project's configuration is wrong."""
+    kernels = kernel_patterns(options.kernels) or list(config.load(root).kernels)
+    argv = [sys.executable, "-m", "pytest", *(LIVE if live else ())]
+    argv += [word for kernel in kernels for word in ("--kernel", kernel)]
+    valued = {
+        "--kernel-backend": options.backend,
+        "--kernel-jobs": options.jobs,
+        "--kernel-accel": options.accel,
+        "--kernel-timeout": options.timeout,
+        "--kernel-json": user_path(options.json) if options.json else "",
+        "--junitxml": user_path(options.junit) if options.junit else "",
+    }
+    argv += [f"{name}={value}" for name, value in valued.items() if value]
+    argv += ["--kernel-strict"] if options.strict else []
+    return [*argv, *options.args]
+
+
+def run(root: Path, options: Options, *, live: bool = True) -> int:
+    """Run it in ``root``; its exit status."""
+    return _child(command(root, options, live=live), root)
+
+
+def everything(root: Path, args: Sequence[str]) -> int:
+    """The host's tests, then the guests'. A failed test (1) counts for more than what else went wrong."""
+    host = _child([sys.executable, "-m", "pytest", *args], root)
+    if host not in (0, 1, 5):
+        return host
+    return merged(host, run(root, Options(args=args)))
+
+
+def merged(first: int, second: int) -> int:
+    """One status for two pytest runs: 1 (a failed test) before all others, 5 (no tests) only when both say so."""
+    both = {first, second}
+    if 1 in both or both == {5}:
+        return min(both)
+    return max(both - {5})
+
+
+def _child(argv: Sequence[str], cwd: Path) -> int:
+    process = proc.spawn(argv, stdin=None, stdout=None, stderr=None, cwd=cwd)
+    with _forwarded(process.send_signal):
+        status = process.wait()
+    return status if status >= 0 else 128 - status
+
+
+@contextmanager
+def _forwarded(send: Callable[[int], None]) -> Iterator[None]:
+    """While this lasts, signals are the child's to act on, not ours."""
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        # A terminal sends SIGINT to its whole foreground group: the child has that one already.
+        if not (number == signal.SIGINT and _in_foreground()):
+            send(number)
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _in_foreground() -> bool:
+    try:
+        with Path("/dev/tty").open("rb", buffering=0) as terminal:
+            return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
+    except OSError:
+        return False

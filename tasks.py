@@ -1,0 +1,175 @@
+"""``./inv TASK``: each task parses words, calls one function of ``kmt`` and prints. What they do: ``kmt/commands/``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import invoke
+from invoke import Collection, Context
+
+from kmt import doctor as examination
+from kmt.commands import checks, cleaning, guest, matrix, testing, watching
+from kmt.commands.words import behind_dashes
+from kmt.errors import KmtError
+
+ROOT = Path(__file__).resolve().parent
+
+
+def task(function: Callable[..., int | None] | None = None, /, **options: Any) -> Any:
+    """``invoke.task`` for a function that may return an exit status; our errors become one line."""
+    if function is None:
+        return functools.partial(task, **options)
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        try:
+            status = function(*args, **kwargs)
+        except KmtError as error:
+            raise invoke.Exit(f"error: {error}", error.exit_status) from None
+        except KeyboardInterrupt:
+            raise invoke.Exit("stopped", 130) from None
+        if status:
+            raise invoke.Exit(code=status)
+
+    return invoke.task(guarded, auto_shortflags=False, **options)
+
+
+def show(lines: Iterable[str]) -> None:
+    """Print them, each at once."""
+    for line in lines:
+        print(line, flush=True)
+
+
+KERNELS = "which: 6.1, 5.10,7.3, '6.*', all, default, newest, a path to an image; may be given several times"
+BACKEND = "how kernels run (default: [tool.kmt] backend)"
+ACCEL = "auto, kvm or tcg (default: what really boots a guest here)"
+RUN = "the run's id or its beginning, as kmt.status shows it"
+TESTING = {
+    "kernels": f"{KERNELS} (default: [tool.kmt] kernels)",
+    "backend": BACKEND,
+    "jobs": "guests at once (default: as many as cores and memory allow)",
+    "accel": ACCEL,
+    "timeout": "seconds for one kernel, scaled up without hardware virtualisation",
+    "json": "write the results to this file (docs/results.md)",
+    "junit": "write JUnit XML to this file",
+    "strict": "an unavailable kernel fails the run",
+}
+
+
+@task(iterable=["kernels"], help=TESTING | {"dry_run": "print the QEMU command lines and boot nothing"})
+def start(
+    _c: Context, kernels: Any = None, backend: str = "", jobs: int = 0, accel: str = "", timeout: int = 0,
+    json: str = "", junit: str = "", strict: bool = False, dry_run: bool = False,
+) -> int | None:  # fmt: skip
+    """Boot the matrix, run the tests in every kernel, end with the table. Words behind -- go to pytest."""
+    if dry_run:
+        return show(matrix.dry_run(ROOT, kernels, backend, accel))
+    chosen = testing.Options(kernels, backend, jobs, accel, timeout, json, junit, strict, behind_dashes())
+    return testing.run(ROOT, chosen)
+
+
+@task(iterable=["kernels"], help=TESTING)
+def kernel_test(
+    _c: Context, kernels: Any = None, backend: str = "", jobs: int = 0, accel: str = "", timeout: int = 0,
+    json: str = "", junit: str = "", strict: bool = False,
+) -> int:  # fmt: skip
+    """Run some tests in kernels, shown as pytest shows them: kmt.test --kernels 6.1 -- tests/kernel -k tracer -v."""
+    chosen = testing.Options(kernels, backend, jobs, accel, timeout, json, junit, strict, behind_dashes())
+    return testing.run(ROOT, chosen, live=False)
+
+
+@task(iterable=["kernels"], help={"kernels": KERNELS})
+def ls(_c: Context, kernels: Any = None) -> None:
+    """List the kernels: what each resolves to, and whether it is in the cache."""
+    print(matrix.listing(ROOT, kernels))
+
+
+@task(iterable=["kernels"], help={"kernels": KERNELS, "update": "move the lock file to the newest versions"})
+def fetch(_c: Context, kernels: Any = None, update: bool = False) -> int:
+    """Fetch kernels into the cache."""
+    lines, status = matrix.fetch(ROOT, kernels, update=update)
+    show(lines)
+    return status
+
+
+@task
+def image(_c: Context) -> None:
+    """Build the guests' root image, if need be."""
+    print(matrix.make_image(ROOT))
+
+
+@task
+def build(_c: Context) -> None:
+    """Compile the project's eBPF programs."""
+    show(matrix.compile_objects(ROOT))
+
+
+@task(positional=["kernel"], help={"kernel": "the kernel to boot", "backend": BACKEND, "accel": ACCEL})
+def shell(_c: Context, kernel: str, backend: str = "", accel: str = "") -> int:
+    """Boot one kernel and give an interactive console in it."""
+    return guest.shell(ROOT, kernel, backend=backend, accel=accel)
+
+
+@task(name="exec", positional=["kernel"], help={"kernel": "the kernel to boot", "backend": BACKEND, "accel": ACCEL})
+def execute(_c: Context, kernel: str, backend: str = "", accel: str = "") -> int:
+    """Run the command behind -- in one kernel; its output and exit status are this one's: kmt.exec 6.1 -- uname -r."""
+    return guest.execute(ROOT, kernel, behind_dashes(), backend=backend, accel=accel)
+
+
+@task(help={"limit": "how many runs that are over to show"})
+def status(_c: Context, limit: int = 5) -> None:
+    """Show the runs that go on in any terminal, and the last ones."""
+    print(watching.status(limit))
+
+
+@task(positional=["run"], help={"run": f"{RUN} (default: every run that goes on)"})
+def stop(_c: Context, run: str = "") -> None:
+    """Stop runs, whichever terminal they are in: once to ask, twice to end them."""
+    show(watching.stop(run))
+
+
+@task(
+    positional=["kernel"],
+    help={"kernel": "whose console", "run": f"{RUN} (default: latest)", "follow": "wait for more"},
+)
+def logs(_c: Context, kernel: str, run: str = "", follow: bool = False) -> None:
+    """Print the console of a kernel."""
+    for piece in watching.logs(kernel, run, follow=follow):
+        print(piece, end="", flush=True)
+
+
+@task
+def doctor(_c: Context) -> int:
+    """Say what this machine has, what it lacks, and the command that mends it."""
+    text, status = examination.examine(ROOT)
+    print(text)
+    return status
+
+
+@task(name="clean", help={"all": "the whole cache: kernels, images, objects"})
+def clean(_c: Context, all: bool = False) -> None:
+    """Remove what older versions left in the cache and the logs of runs that are over."""
+    show(cleaning.clean(everything=all))
+
+
+@task
+def test(_c: Context) -> int:
+    """The whole test suite: the host's tests, then those of the guests in every default kernel."""
+    return testing.everything(ROOT, behind_dashes())
+
+
+@task
+def lint(_c: Context) -> int:
+    """Style, format and types."""
+    return checks.lint(ROOT)
+
+
+namespace = Collection(test, lint)
+engine = Collection("kmt")
+for each in (start, ls, fetch, image, build, shell, execute, status, stop, logs, doctor, clean):
+    engine.add_task(each)
+engine.add_task(kernel_test, name="test")
+namespace.add_collection(engine)
