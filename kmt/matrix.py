@@ -167,7 +167,8 @@ def _row(where: _Where, number: int, table: dict[str, Any]) -> Row:
         raise where.error(number, "image", "a row has suites or an image, not both")
     base = where.path.parent
     paths = {key: base / value for key in ("image", "modules", "btf") if (value := getattr(row, key)) is not None}
-    return replace(row, **paths)
+    archive = row.archive and replace(row.archive, keyring=base / row.archive.keyring)
+    return replace(row, archive=archive, **paths)
 
 
 def _typed_table(where: _Where, number: int, table: dict[str, Any], kind: type[Any]) -> Any:

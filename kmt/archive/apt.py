@@ -80,10 +80,17 @@ def index(source: Source, suite: str, arch: str, *, update: bool) -> str:
     with paths.locked(f"apt-{key}"):
         root = paths.cache("apt", f"{suite.replace('/', '_')}-{key}")
         conf = _prepare_root(root, source, suite, arch)
-        text = "" if update else _read(conf)
-        if not text:
+        text = None if update else _read(conf)
+        if text is None:
             _update(conf, source, suite)
             text = _read(conf)
+        if text is None:
+            # apt takes an index that lies there for good and does not look into it: away with a damaged one
+            shutil.rmtree(root / "lists")
+            _update(_prepare_root(root, source, suite, arch), source, suite)
+            text = _read(conf)
+        if text is None:
+            raise UnavailableError(f"{suite} of {source.uri} has nothing for {arch}")
         return text
 
 
@@ -91,7 +98,7 @@ def known_index(source: Source, suite: str, arch: str) -> str:
     """The same from what is here already, without any network; "" when there is nothing."""
     key = hashlib.sha256(f"{source} {suite} {arch}".encode()).hexdigest()[:12]
     root = paths.cache("apt") / f"{suite.replace('/', '_')}-{key}"
-    return _read(root / "apt.conf") if (root / "apt.conf").is_file() else ""
+    return _read(root / "apt.conf") or ""
 
 
 def _prepare_root(root: Path, source: Source, suite: str, arch: str) -> Path:
@@ -123,14 +130,14 @@ def _update(conf: Path, source: Source, suite: str) -> None:
     raise MirrorError(f"{what} cannot be read:\n{said}", hint=hint)
 
 
-def _read(conf: Path) -> str:
-    """The verified index's text; "" when there is none or it cannot be read."""
+def _read(conf: Path) -> str | None:
+    """The verified index's text; None when there is none or it cannot be read."""
     # apt moves an index out of partial/ only when it has verified it; the name ends with its compression
     files = sorted((conf.parent / "lists").glob("*_Packages*"))
     if not files:
-        return ""
+        return None
     read = proc.run([HELPER, "-c", conf, "cat-file", *files], check=False)
-    return read.stdout if read.status == 0 else ""
+    return read.stdout if read.status == 0 else None
 
 
 def download(wanted: Sequence[Wanted], progress: Callable[[int], None]) -> None:

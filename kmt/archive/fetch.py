@@ -49,18 +49,26 @@ def prepare(row: Row, *, config: Config, update: bool = False, progress: Progres
     if row.image is not None:
         return local.kernel(row)
     _refuse(row)
+    try:
+        return _from_archive(row, config, update, progress)
+    except OSError as error:
+        if apt.out_of_space(error):
+            raise apt.no_space(paths.cache_base(), 0) from None
+        raise
+
+
+def _from_archive(row: Row, config: Config, update: bool, progress: Progress | None) -> Kernel:
     path = lock.location(config)
     pin = None if update else lock.pinned(path, row)
     if pin is None:
-        pin = _resolve(row, update=True)
+        pin = _resolve(row)
         tree = _tree(row, pin, progress)
         lock.write(path, row, pin)
-    else:
-        try:
-            tree = _tree(row, pin, progress)
-        except UnavailableError as error:
-            raise _pin_gone(row, pin, error) from None
-    return _kernel(row, pin, tree)
+        return _kernel(row, pin, tree)
+    try:
+        return _kernel(row, pin, _tree(row, pin, progress))
+    except UnavailableError as error:
+        raise _pin_gone(row, pin, error) from None
 
 
 def prepare_all(
@@ -138,13 +146,13 @@ def _source(row: Row, suite: str) -> Source:
     return mirror.source(suite, row.archive)
 
 
-def _resolve(row: Row, *, update: bool) -> lock.Pin:
+def _resolve(row: Row) -> lock.Pin:
     """The newest whole kernel of the row in its suites; a suite that has gone is only told of when nothing is left."""
     found: list[Package] = []
     gone: list[str] = []
     for suite in row.suites:
         try:
-            index = apt.index(_source(row, suite), suite, row.arch, update=update)
+            index = apt.index(_source(row, suite), suite, row.arch, update=True)
         except UnavailableError as error:
             gone.append(error.message)
         else:
@@ -159,7 +167,7 @@ def _pin_gone(row: Row, pin: lock.Pin, error: UnavailableError) -> UnavailableEr
     """What was pinned, and what is there instead."""
     pinned = f"{row.name}: the pinned {pin.packages[0].name} {pin.packages[0].version} has gone from the archive"
     try:
-        now = _resolve(row, update=True)
+        now = _resolve(row)
     except UnavailableError as nothing:
         return UnavailableError(f"{pinned}, and {nothing.message}")
     except ArchiveError:

@@ -15,7 +15,7 @@ from kmt.matrix import Row
 def kernel(row: Row) -> Kernel:
     """The kernel of a row whose ``image`` is a file. Raises ConfigError (not there) or ArchiveError (no kernel)."""
     assert row.image is not None
-    image = row.image.expanduser().absolute()
+    image = _image(row.image.expanduser().absolute())
     release = bzimage.read(image, arch=row.arch)
     modules = _modules(row, image, release)
     btf = row.btf.expanduser().absolute() if row.btf else None
@@ -33,6 +33,12 @@ def kernel(row: Row) -> Kernel:
         digest=_digest(image, modules, btf),
         origin=f"image {image}" + ("" if modules else ", without modules"),
     )
+
+
+def _image(path: Path) -> Path:
+    """The file meant by a path; in a directory where Linux was built, its bzImage."""
+    built = path / "arch" / "x86" / "boot" / "bzImage"
+    return built if built.is_file() else path
 
 
 def check_btf(path: Path) -> None:

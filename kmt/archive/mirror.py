@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from kmt import proc
@@ -65,13 +66,18 @@ def mirror() -> Mirror:
     named = os.environ.get("KMT_MIRROR", "").rstrip("/")
     if named:
         return Mirror(named, os.environ.get("KMT_MIRROR_SECURITY", "").rstrip("/") or f"{named}-security")
-    present = proc.run(["apt-get", "indextargets", "--format", _FORMAT], check=False, error=MirrorError, timeout=60)
-    planned = proc.run(["apt-get", "update", "--print-uris"], check=False, error=MirrorError, timeout=60)
-    found = known(present.stdout, planned.stdout)
+    found = known(*_apt_says())
     if found is None:
         raise MirrorError("this machine's apt knows no Debian archive", hint="name one: KMT_MIRROR=http://HOST/debian")
     security = os.environ.get("KMT_MIRROR_SECURITY", "").rstrip("/")
     return Mirror(found.main, security or found.security)
+
+
+@cache
+def _apt_says() -> tuple[str, str]:
+    present = proc.run(["apt-get", "indextargets", "--format", _FORMAT], check=False, error=MirrorError, timeout=60)
+    planned = proc.run(["apt-get", "update", "--print-uris"], check=False, error=MirrorError, timeout=60)
+    return present.stdout, planned.stdout
 
 
 def keyring() -> Path:

@@ -84,6 +84,7 @@ def unpack(packages: Iterable[Path], release: str, target: Path, arch: str) -> T
 
 
 def _unpack_one(package: Path, release: str, work: Path, budget: int) -> int:
+    safe: set[Path] = set()
     child = proc.spawn(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         with tarfile.open(fileobj=cast("IO[bytes]", child.stdout), mode="r|") as tar:
@@ -94,7 +95,7 @@ def _unpack_one(package: Path, release: str, work: Path, budget: int) -> int:
                 budget -= member.size
                 if budget < 0:
                     raise ArchiveError(f"{package.name} unpacks to more than {apt.megabytes(LIMIT)}")
-                _place(tar, member, work, name)
+                _place(tar, member, work, name, safe)
     except (tarfile.TarError, EOFError) as error:
         raise ArchiveError(f"{package.name} cannot be unpacked: {error}") from None
     finally:
@@ -123,11 +124,13 @@ def wanted(member: str, release: str) -> str | None:
     return name if kept or name.startswith((modules, "usr/src/linux-headers-")) else None
 
 
-def _place(tar: tarfile.TarFile, member: tarfile.TarInfo, work: Path, name: str) -> None:
+def _place(tar: tarfile.TarFile, member: tarfile.TarInfo, work: Path, name: str, safe: set[Path]) -> None:
     target = work / name
-    if not target.parent.resolve().is_relative_to(work.resolve()):
-        raise ArchiveError(f"{member.name} leads out of its package")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.parent not in safe:
+        if not target.parent.resolve().is_relative_to(work.resolve()):
+            raise ArchiveError(f"{member.name} leads out of its package")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        safe.add(target.parent)
     if member.isdir():
         target.mkdir(exist_ok=True)
     elif member.isreg():
