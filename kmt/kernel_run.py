@@ -132,8 +132,10 @@ class KernelRun:
         self.result.release = kernel.release
         self._phase("building")
         self._shared.objects()
-        deadline = Deadline(self._shared.config.timeout * self._job.backend.deadline_factor)
         for machine, ids in self._job.groups:
+            self._phase("image")
+            self._job.backend.prepare(kernel, machine)
+            deadline = Deadline(self._shared.config.timeout * self._job.backend.deadline_factor)
             self._guest(kernel, machine, Tally(list(ids)), deadline)
 
     def _fetch(self) -> Kernel:

@@ -61,6 +61,9 @@ class HostBackend:
     shares_files = True
     deadline_factor = 1.0
 
+    def prepare(self, kernel: Kernel, machine: Machine) -> None:
+        """Nothing is needed."""
+
     def command_line(self, kernel: Kernel, machine: Machine, run_dir: Path) -> list[str]:
         """The command that ``launch`` would start."""
         return [sys.executable, "-B", "-m", "kmt_guest"]

@@ -123,6 +123,11 @@ class QemuBackend:
 
         return compiler.disk(self._progress)
 
+    def prepare(self, kernel: Kernel, machine: Machine) -> None:
+        """Make image, disks and initramfs, and choose the accelerator, where no earlier run has."""
+        self.files(kernel, machine)
+        self.accelerator(kernel)
+
     def command_line(self, kernel: Kernel, machine: Machine, run_dir: Path) -> list[str]:
         """The command that ``launch`` would start, but for the number of an inherited descriptor."""
         return self._command(kernel, machine, channel=3)
