@@ -32,6 +32,9 @@ RECIPE = Path(__file__).with_name("vms") / "image.toml"
 EXCLUDED = ("doc", "info", "lintian", "linda", "locale", "man")
 """Directories of /usr/share that no guest needs."""
 
+CLEAN = ("--clearenv", "--setenv", "PATH", "/usr/sbin:/usr/bin:/sbin:/bin", "--setenv", "LANG", "C.UTF-8")
+"""(bwrap) The whole environment of what runs in a root."""
+
 _STEPS = (
     "running apt-get update",
     "downloading packages with apt",
@@ -198,24 +201,11 @@ def sweep(target: Path) -> None:
         remove(left)
 
 
-def inside(root: Path, argv: Sequence[str], *, cwd: str = "/") -> list[str]:
+def inside(root: Path, argv: Sequence[str]) -> list[str]:
     """(pure) The command that runs ``argv`` as root in ``root``, which it may change, without a network."""
     return [
         *("bwrap", "--unshare-all", "--die-with-parent", "--bind", str(root), "/"),
-        *(
-            "--proc",
-            "/proc",
-            "--dev",
-            "/dev",
-            "--tmpfs",
-            "/tmp",
-            "--uid",
-            "0",
-            "--gid",
-            "0",
-            "--chdir",
-            cwd,
-            "--clearenv",
-        ),
-        *("--setenv", "PATH", "/usr/sbin:/usr/bin:/sbin:/bin", "--setenv", "LANG", "C.UTF-8", "--", *argv),
+        *("--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--uid", "0", "--gid", "0", "--chdir", "/"),
+        *CLEAN,
+        *("--", *argv),
     ]
