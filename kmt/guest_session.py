@@ -74,6 +74,30 @@ def send_files(link: Link, tree: Tree | None, bpf: Path | None) -> str:
     return BPF_DIR
 
 
+def request(
+    plan: Plan,
+    *,
+    files: list[str],
+    ids: list[str],
+    kernel: Mapping[str, Any],
+    env: Mapping[str, str],
+    collect_only: bool = False,
+) -> dict[str, Any]:
+    """The body of a PYTEST frame; its other end is ``guest/runner.py``."""
+    return {
+        "root": str(plan.root),
+        "inifile": plan.inifile,
+        "files": files,
+        "ids": ids,
+        "options": list(plan.options),
+        "env": {**plan.env, **env, "KMT_KERNEL": str(kernel["name"])},
+        "kernel": dict(kernel),
+        "accelerator": kernel["accelerator"],
+        "collect_only": collect_only,
+        "strict_skips": plan.strict_skips,
+    }
+
+
 def run_tests(
     link: Link,
     plan: Plan,
@@ -87,22 +111,9 @@ def run_tests(
 ) -> None:
     """Run the tally's tests in the guest; returns when pytest in the guest has ended, however it did."""
     name = str(kernel["name"])
-    env = {**plan.env, "KMT_KERNEL": name, "KMT_ARTIFACTS": artifacts_dir}
-    if bpf_dir:
-        env["KMT_BPF_DIR"] = bpf_dir
-    request = {
-        "root": str(plan.root),
-        "inifile": plan.inifile,
-        "files": list(dict.fromkeys(i.split("::", 1)[0] for i in tally.wanted)),
-        "ids": tally.wanted,
-        "options": list(plan.options),
-        "env": env,
-        "kernel": dict(kernel),
-        "accelerator": kernel["accelerator"],
-        "collect_only": False,
-        "strict_skips": plan.strict_skips,
-    }
-    link.send(Kind.PYTEST, request)
+    env = {"KMT_ARTIFACTS": artifacts_dir, **({"KMT_BPF_DIR": bpf_dir} if bpf_dir else {})}
+    files = list(dict.fromkeys(i.split("::", 1)[0] for i in tally.wanted))
+    link.send(Kind.PYTEST, request(plan, files=files, ids=tally.wanted, kernel=kernel, env=env))
     said: list[str] = []
     while True:
         frame = link.receive(Kind.COLLECTED, Kind.STARTED, Kind.REPORT, Kind.OUTPUT, Kind.DATABASE, Kind.EXIT)

@@ -61,7 +61,7 @@ class HostSession:
         elif isinstance(event, Report):
             self._report(event)
         elif isinstance(event, Lost):
-            self._lost(event)
+            self.lost(event)
         elif isinstance(event, Chatter):
             self._chatter(event)
         elif isinstance(event, Finished):
@@ -82,7 +82,8 @@ class HostSession:
         if report.when == "teardown":
             self._give(item.nodeid, item.location, self._phases.pop(key))
 
-    def _lost(self, event: Lost) -> None:
+    def lost(self, event: Lost) -> None:
+        """Tell pytest of a test that will not be reported by a guest."""
         item = self._items.get((event.kernel, event.id))
         nodeid = item.nodeid if item else f"{event.id} [{event.kernel}]"
         location = item.location if item else (event.id.split("::", 1)[0], None, event.id)

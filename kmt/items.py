@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from kmt.backends.base import Machine
+from kmt.guest_collect import Found
 
 
 def with_kernel(name: str, kernel: str) -> str:
@@ -47,6 +48,11 @@ class KernelItem(pytest.Item):
             self.function = function
             self.is_property = bool(getattr(getattr(inner, "obj", function), "is_hypothesis_test", False))
 
+    def found_at(self, found: Found) -> None:
+        """Take over what a guest said of the test."""
+        self._where = (self.path, found.location[1], with_kernel(found.location[2], self.kmt_kernel))
+        self.is_property = found.is_property
+
     def reportinfo(self) -> tuple[Any, int | None, str]:
         """Where the test is in the source."""
         return self._where
@@ -75,7 +81,20 @@ def expand(item: pytest.Item, kernels: Sequence[str]) -> list[pytest.Item]:
     ]
 
 
-def runs_in_guests(item: pytest.Item, globs: Sequence[str], root: Path) -> bool:
+def adopt(found: Found, parent: pytest.Collector, kernels: Sequence[str]) -> list[KernelItem]:
+    """One item a kernel for a test that only a guest could collect."""
+    made = []
+    for kernel in kernels:
+        name = with_kernel(found.id.split("::", 1)[1], kernel)
+        item: KernelItem = KernelItem.from_parent(parent, name=name, kernel=kernel, guest_id=found.id, inner=None)
+        for mark in found.marks:
+            item.add_marker(mark)
+        item.found_at(found)
+        made.append(item)
+    return made
+
+
+def runs_in_guests(item: pytest.Item | pytest.Module, globs: Sequence[str], root: Path) -> bool:
     """False for ``host_only`` tests and for files that no glob of ``[tool.kmt] guest`` names."""
     if item.get_closest_marker("host_only") is not None:
         return False

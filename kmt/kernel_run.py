@@ -87,10 +87,11 @@ class Shared:
         return self._tree
 
 
-def here(name: str) -> Kernel:
-    """The kernel of this machine, for backends that share its files: nothing to fetch, nothing to boot."""
-    release = platform.release()
-    return Kernel(name, release, Path("/"), None, None, (), None, digest="", origin="this machine")
+def fetch(row: Row, backend: Backend, config: Config, progress: archive.Progress) -> Kernel:
+    """The row's kernel; for backends that share this machine's files it is the running one: nothing to fetch."""
+    if backend.shares_files:
+        return Kernel(row.name, platform.release(), Path("/"), None, None, (), None, digest="", origin="this machine")
+    return archive.prepare(row, config=config, progress=progress)
 
 
 class KernelRun:
@@ -140,15 +141,13 @@ class KernelRun:
 
     def _fetch(self) -> Kernel:
         self._phase("fetching")
-        if self._job.backend.shares_files:
-            return here(self._name)
 
         def progress(label: str, done: int, total: int) -> None:
             if self._shared.cancel.is_set():
                 raise CancelledError("stopped")
             self._shared.emit(Progress(self._name, "fetching", f"{label} {done >> 20}/{total >> 20} MiB"))
 
-        return archive.prepare(self._job.row, config=self._shared.config, progress=progress)
+        return fetch(self._job.row, self._job.backend, self._shared.config, progress)
 
     def _guest(self, kernel: Kernel, machine: Machine, tally: Tally, deadline: Deadline) -> None:
         backend = self._job.backend

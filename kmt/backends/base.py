@@ -60,6 +60,10 @@ class Backend(Protocol):
         """How much longer than with hardware virtualisation things take here; every timeout is scaled by it."""
         ...
 
+    def prepare(self, kernel: Kernel, machine: Machine) -> None:
+        """Make what ``launch`` needs (image, disks, the choice of an accelerator); long only the first time."""
+        ...
+
     def launch(self, kernel: Kernel, machine: Machine, run_dir: Path, deadline: Deadline) -> AbstractContextManager[Vm]:
         """Start the machine and return at once: the agent's first frame says that it is up.
 

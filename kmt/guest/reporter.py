@@ -10,8 +10,6 @@ import pytest
 
 from .wire import Kind
 
-MARKERS_THAT_TRAVEL = ("requires", "host_only", "pristine")
-
 
 class GuestReporter:
     """Streams to the host. ``channel`` has ``send`` and ``ask``; ``request`` is the host's PYTEST frame."""
@@ -66,11 +64,7 @@ class GuestReporter:
 
 
 def _description(item: pytest.Item) -> dict[str, Any]:
-    markers = [
-        {"name": m.name, "args": list(m.args), "kwargs": dict(m.kwargs)}
-        for m in item.iter_markers()
-        if m.name in MARKERS_THAT_TRAVEL
-    ]
+    markers = [{"name": m.name, "args": list(m.args), "kwargs": dict(m.kwargs)} for m in item.iter_markers()]
     path, line, name = item.location
-    names = [m.name for m in item.iter_markers()]
-    return {"id": item.nodeid, "location": [path, line, name], "markers": markers, "keywords": names}
+    is_property = bool(getattr(getattr(item, "obj", None), "is_hypothesis_test", False))
+    return {"id": item.nodeid, "location": [path, line, name], "markers": markers, "property": is_property}

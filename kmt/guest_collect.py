@@ -1,0 +1,100 @@
+"""Collecting in a guest what the host cannot import (a module that needs bcc, say).
+
+Law: the guest is started by the first such module, serves all of them, and has ended when collection has.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from kmt.backends.base import Backend, Machine
+from kmt.config import Config
+from kmt.deadline import Deadline
+from kmt.errors import AgentError
+from kmt.guest.wire import Kind
+from kmt.guest_session import ARTIFACTS_DIR, Plan, request, send_files
+from kmt.kernel_run import fetch
+from kmt.link import Link
+from kmt.matrix import Row
+from kmt.runs import Run
+from kmt.tree import survey
+
+
+@dataclass(frozen=True)
+class Found:
+    """A test that a guest collected."""
+
+    id: str
+    location: tuple[str, int | None, str]
+    marks: tuple[pytest.MarkDecorator, ...]
+    is_property: bool
+
+
+@dataclass
+class GuestCollector:
+    """Starts one guest of ``row`` when first asked; ``close()`` ends it."""
+
+    row: Row
+    backend: Backend
+    config: Config
+    plan: Plan
+    run: Run
+    _stack: ExitStack = field(default_factory=ExitStack)
+    _link: Link | None = None
+
+    def collect(self, path: str) -> list[Found]:
+        """The tests of one file, by its root-relative path. Raises KmtError."""
+        link = self._link = self._link or self._start()
+        body = request(
+            self.plan,
+            files=[path],
+            ids=[],
+            kernel={"name": self.row.name, "accelerator": "none", "simulated": self.backend.simulated},
+            env={"KMT_ARTIFACTS": ARTIFACTS_DIR},
+            collect_only=True,
+        )
+        link.send(Kind.PYTEST, body)
+        found: list[Found] = []
+        errors: list[str] = []
+        while True:
+            frame = link.receive(Kind.COLLECTED, Kind.OUTPUT, Kind.EXIT)
+            if frame.kind is Kind.COLLECTED:
+                found = [_found(item) for item in frame.body.get("items", [])]
+                errors = [str(e.get("text")) for e in frame.body.get("errors", [])]
+            elif frame.kind is Kind.EXIT:
+                break
+        if errors:
+            raise AgentError("the guest cannot collect it either:\n" + "\n".join(errors))
+        return found
+
+    def _start(self) -> Link:
+        kernel = fetch(self.row, self.backend, self.config, lambda label, done, total: None)
+        machine = Machine(memory_mib=self.config.memory)
+        self.backend.prepare(kernel, machine)
+        factor = self.backend.deadline_factor
+        deadline = Deadline(self.config.timeout * factor)
+        directory = self.run.kernel_dir(f"{self.row.name}-collecting")
+        vm = self._stack.enter_context(self.backend.launch(kernel, machine, directory, deadline))
+        link = Link(vm, deadline, factor=factor, cancel=threading.Event())
+        link.hello()
+        tree = None if self.backend.shares_files else survey(self.plan.root, self.config.file_limit)
+        send_files(link, tree, None)
+        return link
+
+    def close(self) -> None:
+        """End the guest, if there is one."""
+        if self._link is not None:
+            self._link.goodbye()
+            self._link = None
+        self._stack.close()
+
+
+def _found(item: dict[str, Any]) -> Found:
+    path, line, name = item["location"]
+    marks = tuple(getattr(pytest.mark, m["name"])(*m["args"], **m["kwargs"]) for m in item["markers"])
+    return Found(str(item["id"]), (str(path), line, str(name)), marks, bool(item["property"]))

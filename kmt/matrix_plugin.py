@@ -1,0 +1,257 @@
+"""A pytest session with ``--kernel``: what is collected, what runs where, how it ends.
+
+Laws: each test that may run in guests becomes one item a kernel, everything else is deselected and counted; what
+the host cannot import is collected in the first kernel's guest; in a suite with ``strict_skips`` a test that no
+kernel of the default matrix can run is an error. Options are ``pytest_plugin``'s, events ``host_session``'s.
+"""
+
+from __future__ import annotations
+
+import queue
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from kmt import backends, config, matrix, runs
+from kmt.backends.base import Backend, Machine
+from kmt.errors import KmtError
+from kmt.events import Event, Lost, Progress
+from kmt.guest_collect import GuestCollector
+from kmt.guest_options import travelling_options
+from kmt.guest_session import Plan, environment
+from kmt.host_session import HostSession
+from kmt.items import KernelItem, adopt, expand, runs_in_guests
+from kmt.kernel_run import Job
+from kmt.report import json as json_report
+from kmt.report import junit, summary
+from kmt.results import KernelResult, Outcome, exit_status
+from kmt.run import Running, group_by_machine
+
+HOST = "host"
+"""The word for this machine's own kernel, and the backend that runs it."""
+
+
+def settings(pytest_config: pytest.Config) -> config.Config:
+    """``[tool.kmt]`` with the command line's words on top."""
+    said = config.load(pytest_config.rootpath)
+    words = {key: pytest_config.getoption(f"--kernel-{key}") for key in ("backend", "jobs", "timeout")}
+    changes: dict[str, Any] = {key: word for key, word in words.items() if word is not None}
+    return replace(said, **changes)
+
+
+def words_of(asked: Sequence[str]) -> list[str]:
+    """The words of all ``--kernel`` options, comma lists taken apart."""
+    return [word.strip() for pattern in asked for word in pattern.split(",")]
+
+
+class MatrixPlugin:
+    """Registered where ``--kernel`` was said."""
+
+    def __init__(self, pytest_config: pytest.Config, asked: Sequence[str]) -> None:
+        self._pytest = pytest_config
+        self._config = settings(pytest_config)
+        catalogue = self._config.root / self._config.catalogue if self._config.catalogue else None
+        self._matrix = matrix.load(catalogue)
+        words = words_of(asked)
+        others = [w for w in words if w != HOST]
+        self._rows = [matrix.Row(HOST)] if HOST in words else []
+        self._rows += self._matrix.select(others) if others else []
+        named = {w.removeprefix("v") for w in words}
+        strict = pytest_config.getoption("--kernel-strict")
+        self._strict = frozenset(r.name for r in self._rows if strict or r.name in named)
+        self._known: dict[str, set[str]] = {}
+        self._events: queue.Queue[Event] = queue.Queue()
+        self._backends: dict[str, Backend] = {}
+        self._collector: GuestCollector | None = None
+        self._stack = ExitStack()
+        self._run: runs.Run | None = None
+        self.results: list[KernelResult] = []
+        self._begin = monotonic()
+        self._started = datetime.now(UTC).isoformat(timespec="seconds")
+
+    def pytest_report_header(self) -> str:
+        """One line: the kernels."""
+        return f"kernels: {', '.join(row.name for row in self._rows)} ({self._config.backend})"
+
+    # Innermost of all wrappers, so that --lf's own one filters ids that have kernels in them.
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_make_collect_report(
+        self, collector: pytest.Collector
+    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        """Turn each test that was just made into one a kernel."""
+        report = yield
+        names = [row.name for row in self._rows]
+        if report.passed and isinstance(report.result, list):
+            made: list[pytest.Item | pytest.Collector] = []
+            for node in report.result:
+                if not isinstance(node, pytest.Item):
+                    made.append(node)
+                    continue
+                self._known.setdefault(node.nodeid.split("::", 1)[0], set()).add(node.nodeid)
+                eligible = runs_in_guests(node, self._config.guest, self._config.root)
+                made.extend(expand(node, names) if eligible else [node])
+            report.result = made
+        elif report.failed and isinstance(collector, pytest.Module) and _import_failed(report):
+            self._collect_in_guest(collector, report, names)
+        return report
+
+    def _collect_in_guest(self, module: pytest.Module, report: pytest.CollectReport, names: list[str]) -> None:
+        if not runs_in_guests(module, self._config.guest, self._config.root):
+            return
+        if self._pytest.option.collectonly:  # boots nothing
+            placeholder = KernelItem.from_parent(
+                module, name="(collected in a guest)", kernel="", guest_id=module.nodeid, inner=None
+            )
+            found: list[KernelItem] = [placeholder]
+        else:
+            try:
+                if self._collector is None:
+                    row = self._rows[0]
+                    self._collector = GuestCollector(
+                        row, self._backend(row), self._config, self._plan(), self._registered()
+                    )
+                tests = self._collector.collect(module.nodeid)
+            except KmtError as error:
+                report.longrepr = f"{report.longreprtext}\n\nnor in a guest of {self._rows[0].name}: {error}"
+                return
+            self._known[module.nodeid] = {test.id for test in tests}
+            found = [item for test in tests for item in adopt(test, module, names)]
+        report.outcome, report.longrepr, report.result = "passed", None, list(found)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Leave out what may not run in guests; it is counted as deselected."""
+        if self._collector is not None:
+            self._collector.close()
+            self._collector = None
+        left = [item for item in items if not isinstance(item, KernelItem)]
+        if left:
+            config.hook.pytest_deselected(items=left)
+            items[:] = [item for item in items if isinstance(item, KernelItem)]
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        """Run the items in their guests."""
+        if session.testsfailed and not session.config.option.continue_on_collection_errors:
+            return None  # pytest's own loop says it
+        if session.config.option.collectonly or not session.items:
+            return True
+        try:
+            self._play(session)
+        except KmtError as error:
+            pytest.exit(f"kmt: {error}", returncode=error.exit_status)
+        return True
+
+    def _play(self, session: pytest.Session) -> None:
+        items = [item for item in session.items if isinstance(item, KernelItem)]
+        jobs = [job for job in (self._job(row, items) for row in self._rows) if job.groups]
+        properties = {item.kmt_id for item in items if item.is_property}
+        playing = HostSession(session, items)
+        running = Running(
+            jobs,
+            config=self._config,
+            plan=self._plan(),
+            run=self._registered(),
+            is_property=properties.__contains__,
+            on_result=playing.know,
+            events=self._events,
+        )
+        try:
+            with running:
+                playing.play(running)
+            self._nowhere_run(playing)
+        finally:
+            self.results = [playing.results[j.row.name] for j in jobs if j.row.name in playing.results]
+
+    def _job(self, row: matrix.Row, items: Sequence[KernelItem]) -> Job:
+        needs: dict[str, Machine] = {
+            item.kmt_id: item.machine(self._config.memory) for item in items if item.kmt_kernel == row.name
+        }
+        return Job(row, self._backend(row), row.name in self._strict, group_by_machine(needs))
+
+    def _nowhere_run(self, playing: HostSession) -> None:
+        """The law of ``strict_skips`` over a whole matrix."""
+        default = {row.name for row in self._matrix.rows if row.default}
+        ran = [r for r in playing.results.values() if r.outcome is not Outcome.UNAVAILABLE]
+        if not self._config.strict_skips or not default <= set(playing.results):
+            return
+        skipped = [{t.id for t in result.tests if t.outcome == "skipped"} for result in ran]
+        for nodeid in sorted(set.intersection(*skipped)) if skipped else []:
+            playing.lost(Lost("matrix", nodeid, "skipped everywhere: no kernel of the default matrix can run it"))
+
+    def _registered(self) -> runs.Run:
+        if self._run is None:
+            names = [row.name for row in self._rows]
+            self._run = self._stack.enter_context(runs.start(names, sys.argv))
+        return self._run
+
+    def _backend(self, row: matrix.Row) -> Backend:
+        name = HOST if row.name == HOST else self._config.backend
+        if name not in self._backends:
+            accel = self._pytest.getoption("--kernel-accel")
+            self._backends[name] = backends.get(name, config=self._config, accel=accel, progress=self._notice)
+        return self._backends[name]
+
+    def _notice(self, label: str, done: int, total: int) -> None:
+        # Called in whichever thread makes the image first; all kernels wait for it.
+        for row in self._rows:
+            self._events.put(Progress(row.name, "image", label))
+
+    def _plan(self) -> Plan:
+        # A file of which only some tests were named was not collected whole.
+        partly = {
+            Path(arg.split("::", 1)[0]).absolute().relative_to(self._config.root).as_posix()
+            for arg in self._pytest.args
+            if "::" in arg and Path(arg.split("::", 1)[0]).absolute().is_relative_to(self._config.root)
+        }
+        return Plan(
+            root=self._config.root,
+            inifile=str(self._pytest.inipath or ""),
+            options=(*travelling_options(self._pytest), *self._config.guest_options),
+            env=environment(self._config.env),
+            strict_skips=self._config.strict_skips,
+            known={path: frozenset(ids) for path, ids in self._known.items() if path not in partly},
+        )
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """The run's exit status, where infrastructure or a build decides it; the JSON file."""
+        if self.results:
+            status = exit_status(self.results, pytest_status=int(exitstatus), strict=self._strict)
+            session.exitstatus = status
+            self._pytest.hook.pytest_kmt_finished(results=self.results)
+            target = self._pytest.getoption("--kernel-json")
+            if target:
+                seconds = monotonic() - self._begin
+                json_report.write(
+                    Path(target), self.results, exit_status=status, seconds=seconds, started=self._started
+                )
+        if self._run is not None:
+            self._run.finish(int(session.exitstatus))
+        if self._collector is not None:
+            self._collector.close()
+        self._stack.close()
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """The table."""
+        summary.write(terminalreporter, self.results, self._config.columns)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_unconfigure(self) -> None:
+        """Complete the JUnit file that pytest has written by now."""
+        target = self._pytest.getoption("xmlpath", default=None)
+        if target and self.results:
+            junit.complete(Path(target), self.results, strict=bool(self._strict))
+
+
+def _import_failed(report: pytest.CollectReport) -> bool:
+    call = report.__dict__.get("call")
+    raised = call.excinfo.value if call is not None and call.excinfo else None
+    return isinstance(raised, ImportError) or isinstance(getattr(raised, "__cause__", None), ImportError)
