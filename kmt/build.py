@@ -1,0 +1,245 @@
+"""The project's eBPF sources to what guests get of them: objects, and sources that compile there.
+
+``[tool.kmt] sources`` and ``include`` say what there is; ``kmt/compiler.py`` compiles it. The directory is laid out
+as ``KMT_BPF_DIR`` in the guest::
+
+    co-re/NAME.o  co-re/NAME-debug.o    of NAME.bpf.c; the second with -DDEBUG=1
+    runtime/NAME.bpf.c                  the source, and the headers beside it
+    runtime/include/...                 the headers of the include directories
+
+Laws: named by its content (sources, headers, commands, exact compiler), so a change of any of them builds anew and
+nothing else does; equal content gives equal bytes, wherever the project lies; what a source includes of the project
+reaches the guest too, or it is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from kmt.compiler import Compiler, Target, native
+from kmt.config import Config
+from kmt.errors import BuildError, ConfigError
+from kmt.paths import cache, locked, published
+from kmt.rootfs import Progress, quiet
+
+SUFFIX = ".bpf.c"
+DEBUG = "-debug"
+_ERROR = re.compile(r"^[^\s:][^:]*(:\d+){0,2}: (fatal )?error: ")
+_NEXT = re.compile(r"^([^\s:][^:]*:\d+:\d+: |In file included from |\d+ (error|warning)s? )")
+
+
+@dataclass(frozen=True)
+class BuiltTree:
+    """What guests get: the directory, and its objects by name (``tracer``, ``tracer-debug``)."""
+
+    dir: Path
+    objects: dict[str, Path]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """(pure) What is built: sources by name, and every file that travels, by its place in the tree."""
+
+    sources: dict[str, Path]
+    runtime: dict[str, bytes]
+    origins: frozenset[Path]
+    """The files in ``runtime``, where the project has them."""
+
+
+def build(config: Config, *, progress: Progress = quiet) -> BuiltTree:
+    """Build what is not built yet. Raises ConfigError for the settings, BuildError with the compiler's words."""
+    inputs = survey(config)
+    if not inputs.sources:
+        return _publish(inputs, {}, "")
+    compiler = Compiler(progress)
+    jobs = {}
+    for name, source in inputs.sources.items():
+        for debug in (False, True):
+            relative = Path(os.path.relpath(source, config.root))
+            words = command(relative, include=config.include, target=native(), debug=debug)
+            jobs[name + DEBUG * debug] = (relative, words)
+    common = _digest(compiler.identity, *(f"{k}\0{_digest(v)}" for k, v in sorted(inputs.runtime.items())))
+    store = cache("objects")
+    objects = {name: store / f"{_digest(common, name, *words)}.o" for name, (_, words) in jobs.items()}
+    missing = [name for name in objects if not objects[name].is_file()]
+    try:
+        _compile_all(missing, jobs, objects, _Job(config, inputs, compiler), progress)
+        return _publish(inputs, objects, common)
+    except OSError as error:
+        raise BuildError(f"the objects could not be written: {error}") from error
+
+
+def survey(config: Config) -> Inputs:
+    """Find sources and headers. Raises ConfigError for settings that match nothing, BuildError for a clash."""
+    sources: dict[str, Path] = {}
+    runtime: dict[str, tuple[Path, bytes]] = {}
+    for source in _sources(config):
+        name = source.name.removesuffix(SUFFIX)
+        if name in sources:
+            raise BuildError(f"{sources[name]} and {source} would both be {name}.o", hint="rename one of them")
+        sources[name] = source
+        for path in [source, *sorted(source.parent.glob("*.h"))]:
+            _add(runtime, f"runtime/{path.name}", path)
+    for directory in config.include:
+        room = config.root / directory
+        if not room.is_dir():
+            raise ConfigError(f"[tool.kmt] include: there is no directory {room}")
+        for path in sorted(p for p in room.rglob("*.h") if p.is_file()):
+            _add(runtime, f"runtime/include/{path.relative_to(room)}", path)
+    origins = frozenset(path.resolve() for path, _ in runtime.values())
+    return Inputs(sources, {place: content for place, (_, content) in sorted(runtime.items())}, origins)
+
+
+def _sources(config: Config) -> list[Path]:
+    found: dict[Path, None] = {}
+    for pattern in config.sources:
+        try:
+            matches = sorted(p for p in config.root.glob(pattern) if p.is_file())
+        except (NotImplementedError, ValueError) as error:
+            raise ConfigError(f"[tool.kmt] sources: {pattern!r}: {error}") from None
+        if not matches:
+            raise ConfigError(f"[tool.kmt] sources: {pattern!r} matches no file in {config.root}")
+        odd = next((p for p in matches if not p.name.endswith(SUFFIX) or p.name == SUFFIX), None)
+        if odd is not None:
+            raise ConfigError(f"[tool.kmt] sources: {odd} is not named NAME{SUFFIX}")
+        found.update(dict.fromkeys(matches))
+    return list(found)
+
+
+def _add(runtime: dict[str, tuple[Path, bytes]], place: str, path: Path) -> None:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BuildError(f"{path}: {error.strerror}") from None
+    taken = runtime.setdefault(place, (path, content))
+    if taken[1] != content:
+        raise BuildError(f"{taken[0]} and {path} differ, and both would be {place}", hint="rename one of them")
+
+
+def command(source: Path, *, include: Sequence[str], target: Target, debug: bool) -> list[str]:
+    """(pure) The compiler's command line, run in the project's root, but for the places of its output."""
+    return [
+        *("clang", "-target", "bpf", "-O2", "-g", f"-D__TARGET_ARCH_{target.bpf}"),
+        *(["-DDEBUG=1"] if debug else []),
+        *(f"-I{directory}" for directory in include),
+        f"-I/usr/include/{target.triplet}",
+        # Paths in BTF's line information are the project's, not this machine's.
+        *("-fdebug-compilation-dir=.", "-fno-color-diagnostics", "-c", str(source)),
+    ]
+
+
+@dataclass(frozen=True)
+class _Job:
+    config: Config
+    inputs: Inputs
+    compiler: Compiler
+
+    def run(self, source: Path, words: Sequence[str], target: Path) -> None:
+        """Compile and strip one object, and check that what it includes travels."""
+        root = self.config.root
+        outside = [(root / d).resolve() for d in self.config.include]
+        readable = [d for d in outside if not d.is_relative_to(root)]
+        with published(target) as work:
+            room, deps = work.parent, work.with_name("deps")
+            argv = [*words, "-MMD", "-MF", str(deps), "-o", str(work)]
+            done = self.compiler.exec(argv, cwd=root, readable=readable, writable=[room], check=False)
+            if done.status:
+                raise BuildError(f"{source} does not compile:\n{explain(done.stderr, done.status)}")
+            self._check(source, dependencies(deps.read_text()))
+            self.compiler.exec(["llvm-strip", "-g", str(work)], writable=[room])
+
+    def _check(self, source: Path, included: Sequence[str]) -> None:
+        for name in included:
+            path = (self.config.root / name).resolve()
+            if path.is_relative_to(self.config.root.resolve()) and path not in self.inputs.origins:
+                directory = os.path.relpath(path.parent, self.config.root)
+                raise BuildError(
+                    f"{source} includes {name}, which no guest would get",
+                    hint=f"add {directory!r} to [tool.kmt] include",
+                )
+
+
+def dependencies(text: str) -> list[str]:
+    """(pure) The files that a rule written by ``-MMD`` names, the source first."""
+    _, _, names = text.replace("\\\n", " ").partition(": ")
+    return [re.sub(r"\\([ #])", r"\1", name).replace("$$", "$") for name in re.findall(r"(?:\\.|[^\s\\])+", names)]
+
+
+def explain(said: str, status: int, most: int = 3) -> str:
+    """(pure) The compiler's first errors, each with place, reason and line; warnings and notes are left out."""
+    lines = said.splitlines()
+    starts = [number for number, line in enumerate(lines) if _ERROR.match(line)]
+    if not starts:
+        return "\n".join(lines[-6:]) or f"it ended with status {status} and said nothing"
+    shown = []
+    for start in starts[:most]:
+        end = next((n for n in range(start + 1, len(lines)) if _NEXT.match(lines[n])), len(lines))
+        shown += lines[start : min(end, start + 5)]
+    if len(starts) > most:
+        shown.append(f"(and {len(starts) - most} more)")
+    return "\n".join(shown)
+
+
+def _compile_all(
+    names: Sequence[str],
+    jobs: dict[str, tuple[Path, list[str]]],
+    objects: dict[str, Path],
+    job: _Job,
+    progress: Progress,
+) -> None:
+    """Compile side by side; errors of all sources together, once each (a debug object fails as its twin does)."""
+    failed: dict[str, None] = {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        futures = {name: pool.submit(job.run, *jobs[name], objects[name]) for name in names}
+        try:
+            for number, (name, future) in enumerate(futures.items()):
+                progress(f"building {name}.o", number, len(futures))
+                try:
+                    future.result()
+                except BuildError as error:
+                    failed[str(error)] = None
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    if failed:
+        raise BuildError("\n".join(failed))
+    if names:
+        progress("building objects", len(names), len(names))
+
+
+def _publish(inputs: Inputs, objects: dict[str, Path], common: str) -> BuiltTree:
+    """Lay the tree out, unless it is there; files and directories are for everybody to read and nobody to change."""
+    identity = _digest(common, json.dumps([(n, p.name) for n, p in sorted(objects.items())]))
+    target = cache("built") / identity
+    if not target.is_dir():
+        with locked(f"built-{identity}"):
+            if not target.is_dir():
+                with published(target) as work:
+                    for place, content in inputs.runtime.items():
+                        (work / place).parent.mkdir(parents=True, exist_ok=True)
+                        (work / place).write_bytes(content)
+                    for name, made in objects.items():
+                        (work / "co-re").mkdir(parents=True, exist_ok=True)
+                        shutil.copyfile(made, work / "co-re" / f"{name}.o")
+                    for room in ("co-re", "runtime"):
+                        (work / room).mkdir(parents=True, exist_ok=True)
+                    for path in [work, *work.rglob("*")]:
+                        path.chmod(0o755 if path.is_dir() else 0o644)
+    return BuiltTree(target, {name: target / "co-re" / f"{name}.o" for name in objects})
+
+
+def _digest(*parts: str | bytes) -> str:
+    """A digest of the parts and of where each ends."""
+    whole = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        whole.update(len(data).to_bytes(8, "little") + data)
+    return whole.hexdigest()[:32]
