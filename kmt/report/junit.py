@@ -3,14 +3,14 @@
 Every test of a guest gets the properties of ``properties`` (the plugin adds them to its reports); after pytest has
 written the file, ``complete`` adds a property a kernel to the suite and a test case for each kernel that did not
 work. Laws: what infrastructure or a build did is an ``<error>``, never a ``<failure>``; an unavailable row is
-``<skipped>`` unless ``strict``; the suite's counts are right again afterwards.
+``<skipped>`` unless it is named in ``strict``; the suite's counts are right again afterwards.
 """
 
 from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from kmt.errors import ConfigError
@@ -31,7 +31,7 @@ def properties(kernel: KernelResult) -> list[tuple[str, str]]:
     ]
 
 
-def complete(path: Path, kernels: Sequence[KernelResult], *, strict: bool = False) -> None:
+def complete(path: Path, kernels: Sequence[KernelResult], *, strict: Collection[str] = ()) -> None:
     """Add the kernels to the file that pytest wrote at ``path``. ConfigError when it is none or cannot be written."""
     try:
         document = ElementTree.parse(path)
@@ -45,7 +45,7 @@ def complete(path: Path, kernels: Sequence[KernelResult], *, strict: bool = Fals
         raise ConfigError(f"{path}: {error}", hint="name another file for the JUnit results") from None
 
 
-def _add(suite: ElementTree.Element, kernels: Sequence[KernelResult], strict: bool) -> None:
+def _add(suite: ElementTree.Element, kernels: Sequence[KernelResult], strict: Collection[str]) -> None:
     shared = suite.find("properties")
     if shared is None:
         shared = ElementTree.Element("properties")
@@ -58,14 +58,14 @@ def _add(suite: ElementTree.Element, kernels: Sequence[KernelResult], strict: bo
             _case(suite, kernel, strict)
 
 
-def _case(suite: ElementTree.Element, kernel: KernelResult, strict: bool) -> None:
+def _case(suite: ElementTree.Element, kernel: KernelResult, strict: Collection[str]) -> None:
     case = ElementTree.SubElement(
         suite, "testcase", classname="kmt", name=f"kernel[{kernel.name}]", time=f"{kernel.seconds:.3f}"
     )
     held = ElementTree.SubElement(case, "properties")
     for name, value in properties(kernel):
         ElementTree.SubElement(held, "property", name=name, value=_clean(value))
-    tag = "skipped" if kernel.outcome is Outcome.UNAVAILABLE and not strict else "error"
+    tag = "skipped" if kernel.outcome is Outcome.UNAVAILABLE and kernel.name not in strict else "error"
     verdict = ElementTree.SubElement(case, tag, type=f"kmt.{kernel.outcome.value}", message=_clean(kernel.reason))
     verdict.text = _clean("\n".join(w for w in (kernel.reason, kernel.hint) if w))
     for count in ("tests", "errors" if tag == "error" else "skipped"):

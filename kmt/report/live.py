@@ -65,7 +65,7 @@ class Display:
     def report(self, kernel: str, report: pytest.TestReport) -> None:
         """A phase of one test ended there."""
         row = self._row(kernel)
-        if report.when == "teardown":
+        if report.when != "setup" or not report.passed:
             row.ids.add(report.nodeid)
         if report.failed and report.nodeid not in row.failed:
             row.failed.add(report.nodeid)
