@@ -47,7 +47,7 @@ def command(root: Path, options: Options, *, live: bool) -> list[str]:
         "--kernel-accel": options.accel,
         "--kernel-timeout": options.timeout,
         "--kernel-json": user_path(options.json) if options.json else "",
-        "--junitxml": user_path(options.junit) if options.junit else "",
+        "--junit-xml": user_path(options.junit) if options.junit else "",
     }
     argv += [f"{name}={value}" for name, value in valued.items() if value]
     argv += ["--kernel-strict"] if options.strict else []
