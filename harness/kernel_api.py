@@ -1,4 +1,4 @@
-"""All that the harness needs of a kernel, as protocols: nothing else in it touches one.
+"""(pure) All that the harness needs of a kernel, as protocols: nothing else in it touches one.
 
 ``harness/ebpf/live.py`` answers from the running kernel; a simulated kernel answers from data. A probe has three
 answers: True, False, and None for "could not tell", which is never treated as False without saying so.
@@ -110,7 +110,10 @@ class EventBuffer(Protocol):
 class LoadedObject(Protocol):
     """Programs and maps that are in the kernel until ``close``."""
 
-    maps: Mapping[str, Map]
+    @property
+    def maps(self) -> Mapping[str, Map]:
+        """The object's maps by name."""
+        ...
 
     @property
     def programs(self) -> tuple[str, ...]:

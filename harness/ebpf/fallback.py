@@ -1,4 +1,4 @@
-"""The fallback chain: which way of getting a program into the kernel is tried, in which order, and who won.
+"""(pure) The fallback chain: which way of getting a program into the kernel is tried, in which order, and who won.
 
 The table ``STAGES`` is the whole policy; ``next_stage`` reads it and is pure; ``climb`` does what it says.
 

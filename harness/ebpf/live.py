@@ -17,7 +17,7 @@ from harness.ebpf.btf_parser import Btf
 from harness.ebpf.libbpf import BpfObject
 from harness.ebpf.maps import RINGBUF
 from harness.errors import BtfError, HarnessError, SignatureError
-from harness.kernel_api import Feature, LoadOptions, Signature
+from harness.kernel_api import Feature, KernelApi, LoadOptions, Signature
 
 _TRACING = 26
 """BPF_PROG_TYPE_TRACING of ``enum bpf_prog_type`` (linux/bpf.h)."""
@@ -95,6 +95,11 @@ class LiveKernel:
         """Load an object, after comparing what its programs expect with what the kernel's functions are."""
         check_signatures(options, self.signatures({f for f, _ in options.signatures.values()}))
         return BpfObject(name, image, options)
+
+
+def running_kernel() -> KernelApi:
+    """The kernel that this process runs on."""
+    return LiveKernel()
 
 
 def check_signatures(options: LoadOptions, actual: Mapping[str, Signature]) -> None:
