@@ -248,7 +248,7 @@ class MatrixPlugin:
         """Complete the JUnit file that pytest has written by now."""
         target = self._pytest.getoption("xmlpath", default=None)
         if target and self.results:
-            junit.complete(Path(target), self.results, strict=bool(self._strict))
+            junit.complete(Path(target), self.results, strict=self._strict)
 
 
 def _import_failed(report: pytest.CollectReport) -> bool:
