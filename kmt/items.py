@@ -28,8 +28,11 @@ class KernelItem(pytest.Item):
     kmt_kernel: str
     kmt_id: str
 
-    def __init__(self, *, kernel: str, guest_id: str, inner: pytest.Item | None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self, *, name: str, parent: pytest.Collector, kernel: str, guest_id: str, inner: pytest.Item | None
+    ) -> None:
+        # Said as text, for pytest 9.2 compares parsed ids and would keep a name's brackets unparsed.
+        super().__init__(name, parent, nodeid=f"{parent.nodeid}::{name}")
         self.kmt_kernel = kernel
         self.kmt_id = guest_id
         self._where: tuple[Any, int | None, str] = (self.path, None, self.name)
