@@ -1,0 +1,160 @@
+"""The FileRegistry: which processes hold which library files, and the hooks that live as long as one of them does.
+
+A thin shell over ``registry_core`` (whose docstring has the laws): it looks files up (``stat``) and runs callbacks,
+both outside its lock. So a callback may call the registry again, and one that hangs holds up nobody but its own
+file. Further laws:
+
+- identity is device and inode: however many paths, links and mount namespaces, one registration;
+- errors of ``register`` in this order: a missing callback, the stat's own, stopped, blocked, the activation's own;
+- after a failed activation the deactivation runs once, to clean up, and the file is blocked, unless it has gone;
+- after ``clear`` every file that was active has been deactivated once, and nothing is registered ever after.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from threading import Lock
+from typing import NamedTuple
+
+from harness.telemetry import DEFAULT, Registry
+from harness.watcher.blocklist import Blocklist
+from harness.watcher.errors import CallbackMissingError
+from harness.watcher.identity import FilePath, PathIdentifier, host_path
+from harness.watcher.registry_core import Core, Epoch, Phase, Registration
+from harness.watcher.rules import Callback
+
+__all__ = ["FileRegistry", "Registration", "TracedFile"]
+
+_log = logging.getLogger(__name__)
+_GONE = (FileNotFoundError, NotADirectoryError, ProcessLookupError)
+
+
+class TracedFile(NamedTuple):
+    """A registered file, as the debug endpoint shows it."""
+
+    id: PathIdentifier
+    path: str
+    pids: tuple[int, ...]
+
+
+class FileRegistry:
+    """See the module. ``program`` names the registry in its metrics."""
+
+    def __init__(
+        self,
+        program: str,
+        *,
+        proc_root: str = "/proc",
+        blocklist: Blocklist | None = None,
+        metrics: Registry = DEFAULT,
+    ) -> None:
+        self.program = program
+        self.blocklist = Blocklist() if blocklist is None else blocklist
+        self._proc_root = proc_root
+        self._lock = Lock()
+        self._core = Core(program, self.blocklist, metrics)
+
+    def register(self, path: str, pid: int, activate: Callback | None, deactivate: Callback | None) -> Registration:
+        """Count process ``pid`` as a holder of ``path``, as it names it; the first holder's call runs ``activate``.
+
+        Raises what the module says. The callbacks of a file are those of the call that began its epoch.
+        """
+        if activate is None or deactivate is None:
+            raise CallbackMissingError(f"{path}: a registration needs both an activation and a deactivation")
+        where = host_path(self._proc_root, pid, path)
+        file = FilePath(PathIdentifier.of_file(where), where, pid)
+        with self._lock:
+            came_to = self._core.register(file, path, activate, deactivate)
+        if isinstance(came_to, Registration):
+            return came_to
+        error = self._drive(came_to)
+        if error is not None:
+            raise error
+        return Registration.REGISTERED
+
+    def unregister(self, pid: int) -> None:
+        """Forget a process; files it was the last holder of are deactivated. A callback's error is only counted."""
+        with self._lock:
+            leaving = self._core.unregister(pid)
+        for epoch in leaving:
+            self._drive(epoch)
+
+    def clear(self) -> None:
+        """Deactivate everything and stop for good; the second time nothing happens."""
+        with self._lock:
+            leaving = self._core.clear()
+        for epoch in leaving:
+            self._drive(epoch)
+
+    def registered_processes(self) -> set[int]:
+        """The processes that hold a file now."""
+        with self._lock:
+            return set(self._core.by_pid)
+
+    def traced(self) -> list[TracedFile]:
+        """The files that are active now, each with its processes."""
+        with self._lock:
+            return [
+                TracedFile(id, epoch.sample_path, tuple(sorted(epoch.pids)))
+                for id, epoch in self._core.files.items()
+                if epoch.phase is Phase.ACTIVE
+            ]
+
+    @property
+    def in_flight(self) -> int:
+        """Callbacks that are due or running."""
+        return self._core.in_flight
+
+    def _drive(self, first: Epoch) -> BaseException | None:
+        """Run the callbacks that are due for one file until none is; give the error of ``first``'s activation.
+
+        What is no ``Exception`` (a KeyboardInterrupt) is raised once the book-keeping is done.
+        """
+        error: BaseException | None = None
+        fatal: BaseException | None = None
+        epoch: Epoch | None = first
+        while epoch is not None:
+            if epoch.phase is Phase.ACTIVATING:
+                raised = _call(epoch.activate, epoch.file)
+                error = raised if epoch is first else error
+                block = isinstance(raised, Exception) and not _gone(raised, epoch.file.host_path)
+                with self._lock:
+                    if raised is not None:
+                        self._core.failed(epoch, block=block)
+                    elif not self._core.activated(epoch):
+                        epoch = None
+            else:
+                raised = _call(epoch.deactivate, FilePath(epoch.file.id))
+                with self._lock:
+                    epoch = self._core.deactivated(epoch, failed=raised is not None)
+            if raised is not None and not isinstance(raised, Exception):
+                fatal = fatal or raised
+        if fatal is not None:
+            raise fatal
+        return error
+
+
+def _call(callback: Callback, file: FilePath) -> BaseException | None:
+    """Run a callback; give what it raised."""
+    try:
+        callback(file)
+    except BaseException as error:
+        _log.debug("callback for %s failed", file, exc_info=True)
+        return error
+    return None
+
+
+def _gone(error: BaseException | None, path: str) -> bool:
+    """Is the file, or the process it was seen through, no longer there? Says the error, or a cause, or a new look."""
+    while error is not None:
+        if isinstance(error, _GONE):
+            return True
+        error = error.__cause__
+    try:
+        os.stat(path)  # noqa: PTH116
+    except _GONE:
+        return True
+    except OSError:
+        return False
+    return False
