@@ -130,23 +130,26 @@ class _Where:
     path: Path
     text: str
 
-    def error(self, number: int | None, key: str, message: str, *, near: Iterable[str] = ()) -> ConfigError:
+    def error(
+        self, number: int | None, key: str, message: str, *, near: Iterable[str] = (), outer: str = ""
+    ) -> ConfigError:
         close = difflib.get_close_matches(key, list(near), 1)
         hint = f"did you mean {close[0]!r}?" if close else ""
-        return ConfigError(f"{self.path}:{self.line(number, key)}: {message}", hint=hint)
+        return ConfigError(f"{self.path}:{self.line(number, key, outer)}: {message}", hint=hint)
 
-    def line(self, number: int | None, key: str) -> int:
-        """The line of the key in the table of that number (None: at the top); the table's own if it is not found."""
+    def line(self, number: int | None, key: str, outer: str = "") -> int:
+        """The line of the key in the table of that number (None: at the top), else of ``outer``, else of the table."""
         lines = self.text.splitlines()
         heads = [i for i, text in enumerate(lines) if re.match(r"\s*\[\[\s*kernel\s*\]\]", text)]
         first, last = 0, len(lines)
         if number is not None and number < len(heads):
             first = heads[number]
             last = heads[number + 1] if number + 1 < len(heads) else last
-        spelled = rf"\s*\[*\s*(kernel\s*\.\s*)?[\"']?{re.escape(key)}[\"']?\s*[=.\]]"
-        for i in range(first, last):
-            if re.match(spelled, lines[i]) and i != (first if number is not None else None):
-                return i + 1
+        for name in filter(None, (key, outer)):
+            spelled = rf"\s*\[*\s*(kernel\s*\.\s*)?[\"']?{re.escape(name)}[\"']?\s*[=.\]]"
+            for i in range(first, last):
+                if re.match(spelled, lines[i]) and i != (first if number is not None else None):
+                    return i + 1
         return first + 1
 
 
@@ -171,24 +174,24 @@ def _row(where: _Where, number: int, table: dict[str, Any]) -> Row:
     return replace(row, archive=archive, **paths)
 
 
-def _typed_table(where: _Where, number: int, table: dict[str, Any], kind: type[Any]) -> Any:
+def _typed_table(where: _Where, number: int, table: dict[str, Any], kind: type[Any], outer: str = "") -> Any:
     """``table`` as a dataclass, each key checked against its field's type."""
     hints = get_type_hints(kind)
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in hints:
-            raise where.error(number, key, f"unknown key {key!r}", near=hints)
-        values[key] = _typed(where, number, key, value, hints[key])
+            raise where.error(number, key, f"unknown key {key!r}", near=hints, outer=outer)
+        values[key] = _typed(where, number, key, value, hints[key], outer)
     for field in fields(kind):
         if field.default is MISSING and field.name not in values:
-            raise where.error(number, "", f"{field.name} is missing")
+            raise where.error(number, "", f"{field.name} is missing", outer=outer)
     return kind(**values)
 
 
-def _typed(where: _Where, number: int, key: str, value: Any, kind: Any) -> Any:
+def _typed(where: _Where, number: int, key: str, value: Any, kind: Any, outer: str) -> Any:
     text = isinstance(value, str) and "\0" not in value
     if kind == Source | None and isinstance(value, dict):
-        return _typed_table(where, number, value, Source)
+        return _typed_table(where, number, value, Source, outer=key)
     if kind in (Path, Path | None) and text:
         return Path(value)
     if (kind is str and text) or (kind is bool and isinstance(value, bool)):
@@ -196,7 +199,8 @@ def _typed(where: _Where, number: int, key: str, value: Any, kind: Any) -> Any:
     if kind == tuple[str, ...] and isinstance(value, list) and all(isinstance(v, str) for v in value):
         return tuple(value)
     wanted = {str: "a string", bool: "true or false", tuple[str, ...]: "a list of strings", Source | None: "a table"}
-    raise where.error(number, key, f"{key} must be {wanted.get(kind, 'a path')}, not {value!r}")
+    message = f"{key} must be {wanted.get(kind, 'a path')}, not {value!r}"
+    raise where.error(number, key, message, outer=outer)
 
 
 def _nearest(word: str, names: Iterable[str]) -> str:
@@ -211,7 +215,7 @@ def _image_row(image: Path, taken: dict[str, Row]) -> Row:
     """A row for an image file: ``vmlinuz-6.6.9`` is named ``6.6.9``, ``arch/x86/boot/bzImage`` is ``boot-bzImage``."""
     stem = re.sub(r"^(vmlinuz|bzImage)-(?=\d)", "", image.name)
     name = stem if stem[:1].isdigit() else f"{image.parent.name}-{stem}"
-    name = re.sub(r"[^A-Za-z0-9._+~-]+", "-", name).lstrip("-._+~") or "image"
+    name = re.sub(r"[^A-Za-z0-9._+~-]+", "-", name).strip("-._+~") or "image"
     unique, count = name, 2
     while unique in taken and taken[unique].image != image:
         unique, count = f"{name}-{count}", count + 1

@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from debian.debian_support import Version as DebianVersion
+
 from kmt import paths
 from kmt.archive import apt, local, lock, mirror, packages, resolve, unpack
 from kmt.archive.packages import Package
@@ -117,7 +119,8 @@ def fetch_packages(suite: str, names: Sequence[str], *, arch: str = "amd64") -> 
     """
     source = mirror.source(suite)
     for update in (False, True):
-        known = {p.name: p for p in packages.parse(apt.index(source, suite, arch, update=update), suite, set(names))}
+        found = packages.parse(apt.index(source, suite, arch, update=update), suite, set(names))
+        known = {p.name: p for p in sorted(found, key=lambda p: DebianVersion(p.version))}
         missing = [name for name in names if name not in known]
         try:
             if not missing:

@@ -23,7 +23,8 @@ from kmt.matrix import Row
 VERSION = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+~:_-]*", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_FIELDS = {"name": str, "version": str, "arch": str, "suite": str, "path": str, "size": int, "sha256": str}
+_TEXTS = ("name", "version", "arch", "suite", "path", "sha256")
+_FIELDS: dict[str, type] = dict.fromkeys(_TEXTS, str) | {"size": int, "installed": int}
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def dump(pins: Mapping[str, Pin]) -> str:
         name: {
             "wanted": pin.wanted,
             "release": pin.release,
-            "packages": [{key: asdict(p)[key] for key in (*_FIELDS, "installed")} for p in pin.packages],
+            "packages": [{key: asdict(p)[key] for key in _FIELDS} for p in pin.packages],
         }
         for name, pin in pins.items()
     }
@@ -120,8 +121,8 @@ def _package(one: Any, path: Path, name: str) -> Package:
     for key, kind in _FIELDS.items():
         if not isinstance(one.get(key), kind) or isinstance(one[key], bool):
             raise _bad(path, f"{name}: {key} of a package is missing or wrong")
-    package = Package(**{key: one[key] for key in _FIELDS}, installed=max(0, int(one.get("installed") or 0)))
+    package = Package(**{key: one[key] for key in _FIELDS})
     sound = _NAME.fullmatch(package.name) and _NAME.fullmatch(package.version) and _SHA256.fullmatch(package.sha256)
-    if not (sound and inside(package.path) and package.size > 0):
+    if not (sound and inside(package.path) and package.size > 0 and package.installed >= 0):
         raise _bad(path, f"{name}: {package.name!r} is no sound package")
     return package
