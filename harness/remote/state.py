@@ -108,7 +108,7 @@ class State:
     targets_version: int = 0
     opaque: bytes = b""
     """The backend's own state, sent back with every request."""
-    configs: Mapping[str, Config] = MappingProxyType({})
+    configs: Mapping[str, Config] = field(default_factory=lambda: MappingProxyType({}))
     """Every stored file by its path."""
     products: frozenset[str] = PRODUCTS
 
