@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from kmt import archive, backends, config, runs
+from kmt import backends, config, runs
 from kmt.backends.base import Machine
 from kmt.commands.matrix import rows
 from kmt.commands.shown import bars
@@ -17,6 +17,7 @@ from kmt.deadline import Deadline
 from kmt.errors import ConfigError, KmtError
 from kmt.guest.wire import CHUNK, Kind
 from kmt.guest_session import environment, send_files
+from kmt.kernel_run import fetch
 from kmt.link import Link
 from kmt.tree import survey
 
@@ -34,11 +35,13 @@ def booted(root: Path, word: str, backend: str, accel: str, seconds: float = 0) 
     with runs.start([name], sys.argv) as run:
         with bars() as progress:
             made = backends.get(backend or settings.backend, config=settings, accel=accel or "auto", progress=progress)
-            kernel = archive.prepare(chosen[0], config=settings, progress=progress)
+            kernel = fetch(chosen[0], made, settings, progress)
+            machine = Machine(memory_mib=settings.memory)
+            made.prepare(kernel, machine)
         deadline = Deadline(seconds or settings.timeout * made.deadline_factor)
         run.update(name, phase="starting")
-        with made.launch(kernel, Machine(memory_mib=settings.memory), run.kernel_dir(name), deadline) as vm:
-            run.update(name, phase="booting", console=vm.console)
+        with made.launch(kernel, machine, run.kernel_dir(name), deadline) as vm:
+            run.update(name, phase="booting", console=vm.console, vm_pid=getattr(vm, "pid", None))
             link = Link(vm, deadline, factor=made.deadline_factor, cancel=threading.Event())
             link.hello()
             send_files(link, None if made.shares_files else survey(root, settings.file_limit), None)

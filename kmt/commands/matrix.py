@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from kmt import archive, backends, config, image, proc
+from kmt import archive, backends, build, config, image, proc
 from kmt import matrix as catalogue
 from kmt.backends.base import Machine
 from kmt.commands.shown import bars, shown
@@ -60,8 +60,6 @@ def make_image(root: Path) -> Path:
 
 def compile_objects(root: Path) -> list[str]:
     """Build the project's eBPF objects: a line an object, the directory last."""
-    from kmt import build
-
     with bars() as progress:
         built = build.build(config.load(root), progress=progress)
     return [f"{name}: {path}" for name, path in sorted(built.objects.items())] + [str(built.dir)]
