@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kmt.errors import AgentError
 from kmt.events import Chatter, Event, Lost, Report, Started
 from kmt.examples import Examples
 from kmt.guest.wire import Frame, Kind
@@ -121,7 +122,10 @@ def run_tests(
             _ended(name, tally, frame, said, emit)
             return
         if frame.kind is Kind.DATABASE:
-            link.send(Kind.EXAMPLES, examples.answer(name, frame.body))
+            try:
+                link.send(Kind.EXAMPLES, examples.answer(name, frame.body))
+            except ValueError as error:
+                raise AgentError(str(error)) from None
             continue
         for event in _events(name, plan, tally, frame, said):
             emit(event)

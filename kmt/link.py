@@ -140,10 +140,13 @@ class Link:
         self, argv: Sequence[str], *, cwd: str = "/", env: Mapping[str, str] | None = None, tty: bool = False,
         size: tuple[int, int] = (24, 80),
     ) -> Iterator[Frame]:  # fmt: skip
-        """Run a command; gives its OUTPUT frames and last its EXIT. ``size`` is rows and columns of the terminal."""
+        """Start a command; gives its OUTPUT frames and last its EXIT. ``size`` is the terminal's rows and columns."""
         rows, columns = size
         request = {"argv": list(argv), "cwd": cwd, "env": dict(env or {}), "tty": tty, "rows": rows}
         self.send(Kind.EXEC, {**request, "columns": columns})
+        return self._until_exit()
+
+    def _until_exit(self) -> Iterator[Frame]:
         while True:
             frame = self.receive(Kind.OUTPUT, Kind.EXIT)
             yield frame

@@ -100,10 +100,10 @@ class _Incoming:
 
 def unpack(port: Port, dest: str) -> int:
     """Unpack the tar that follows into ``dest``; returns how many members it had. Owner: root, modes as sent."""
-    Path(dest).mkdir(parents=True, exist_ok=True)
     incoming = _Incoming(port)
     count = 0
     try:
+        Path(dest).mkdir(parents=True, exist_ok=True)
         with tarfile.open(fileobj=incoming, mode="r|") as tar:  # type: ignore[call-overload]
             for member in tar:
                 member.uid = member.gid = 0

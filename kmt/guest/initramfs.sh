@@ -12,7 +12,8 @@ fail() {
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
-echo "kmt: kernel $(cat /proc/sys/kernel/osrelease) is up" >/dev/console
+read -r release </proc/sys/kernel/osrelease
+echo "kmt: kernel $release is up" >/dev/console
 
 while read -r module; do
 	insmod "/modules/$module" || fail "cannot load $module"
@@ -21,7 +22,8 @@ done </modules/order
 layers=
 for name in kernel root compiler; do
 	for serial in /sys/block/*/serial; do
-		[ "$(cat "$serial" 2>/dev/null)" = "kmt-$name" ] || continue
+		read -r found <"$serial" || true # there is no line break behind it
+		[ "$found" = "kmt-$name" ] || continue
 		disk=${serial%/serial}
 		mkdir -p "/layers/$name"
 		mount -t erofs -o ro "/dev/${disk##*/}" "/layers/$name" || fail "the $name disk is no erofs image"
@@ -37,7 +39,8 @@ mount -t overlay -o "lowerdir=${layers#:},upperdir=/upper/files,workdir=/upper/w
 mount -t tmpfs -o mode=0755,size=50% tmpfs /root/run
 mkdir /root/run/kmt
 cp -r /kmt/* /root/run/kmt/
+cp -a /bin /root/run/kmt/bin
 mount -o move /dev /root/dev
 mount -o move /proc /root/proc
 mount -o move /sys /root/sys
-exec switch_root /root /bin/sh /run/kmt/init.sh
+exec switch_root /root /run/kmt/bin/sh /run/kmt/init.sh

@@ -1,0 +1,202 @@
+"""The link and the real agent, over the backend that needs no VM; what VMs add is in test_backend.py."""
+
+import os
+import signal
+import tarfile
+import threading
+import time
+from functools import partial
+
+import pytest
+
+from kmt import backends, config
+from kmt.backends.base import Machine
+from kmt.deadline import Deadline
+from kmt.errors import AgentError, VmLostError, VmTimedOutError
+from kmt.guest.wire import Kind
+from kmt.kernel_run import fetch
+from kmt.link import CancelledError, Link
+from kmt.matrix import Row
+from kmt.tree import survey, write_tar
+
+pytestmark = pytest.mark.host_only
+
+
+@pytest.fixture
+def guest(tmp_path):
+    """A link to an agent that has said hello, the VM behind it, and the event that cancels."""
+    settings = config.load(tmp_path)
+    backend = backends.get("host", config=settings)
+    kernel = fetch(Row("host"), backend, settings, lambda *_: None)
+    room = tmp_path / "run"
+    room.mkdir()
+    cancel = threading.Event()
+    with backend.launch(kernel, Machine(), room, Deadline(60)) as vm:
+        link = Link(vm, Deadline(60), factor=1.0, cancel=cancel)
+        assert link.hello()["release"] == os.uname().release
+        yield link, vm, cancel
+
+
+def output(frames):
+    """Standard output, standard error and the exit status of a command."""
+    said = {1: b"", 2: b""}
+    for frame in frames:
+        if frame.kind is Kind.EXIT:
+            return said[1], said[2], frame.body["status"]
+        said[frame.raw[0]] += frame.raw[1:]
+    raise AssertionError("no EXIT")
+
+
+def test_a_commands_output_and_status_come_back(guest):
+    link, *_ = guest
+    assert output(link.start(["sh", "-c", "echo out; echo err >&2; exit 3"])) == (b"out\n", b"err\n", 3)
+    assert output(link.start(["sh", "-c", "kill -9 $$"]))[2] == -9
+    out, err, status = output(link.start(["no-such-command"]))
+    assert (out, status) == (b"", 127)
+    assert b"no-such-command" in err
+
+
+def test_environment_and_directory(guest, tmp_path):
+    link, *_ = guest
+    assert output(link.start(["sh", "-c", "echo $X; pwd"], cwd=str(tmp_path), env={"X": "y z"}))[0] == (
+        f"y z\n{tmp_path}\n".encode()
+    )
+
+
+def test_a_terminal_is_one_and_has_a_size(guest):
+    link, *_ = guest
+    out, _, status = output(link.start(["sh", "-c", "test -t 0 && stty size"], tty=True, size=(30, 100)))
+    assert (out.strip(), status) == (b"30 100", 0)
+
+
+def test_input_reaches_the_command_until_its_end(guest):
+    link, *_ = guest
+    frames = link.start(["cat"])
+    link.send(Kind.INPUT, raw=b"")  # before it has started is too early to be lost
+    assert output(frames) == (b"", b"", 0)
+    frames = link.start(["sh", "-c", "read x; echo got $x"])
+    sent = threading.Timer(0.2, lambda: link.send(Kind.INPUT, raw=b"word\n"))
+    sent.start()
+    assert output(frames)[0] == b"got word\n"
+
+
+def test_a_flood_of_output_loses_nothing(guest):
+    link, *_ = guest
+    out, _, _ = output(link.start(["sh", "-c", "yes 0123456789abcde | head -c 8000000"]))
+    assert len(out) == 8_000_000
+    assert out == b"0123456789abcde\n" * 500_000
+
+
+def test_cancelled_commands_leave_no_process(guest):
+    link, *_ = guest
+    frames = link.start(["sh", "-c", "sleep 1000 & echo $!; wait"])
+    pid = int(next(frames).raw[1:])
+    link.send(Kind.CANCEL)
+    assert output(frames)[2] == -signal.SIGKILL
+    end = Deadline(5)
+    while _alive(pid) and not end.passed():
+        time.sleep(0.01)
+    assert not _alive(pid)
+
+
+def _alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_daemon_that_holds_the_pipes_does_not_hold_the_request(guest):
+    link, *_ = guest
+    out, _, status = output(link.start(["sh", "-c", "setsid sleep 5 & echo on"]))
+    assert (out, status) == (b"on\n", 0)
+
+
+def test_a_tree_arrives_whole(guest, tmp_path):
+    link, *_ = guest
+    source, dest = tmp_path / "from here", tmp_path / "to there"
+    (source / "a b").mkdir(parents=True)
+    (source / "a b" / "big").write_bytes(os.urandom(5 << 20))
+    (source / "link").symlink_to("a b")
+    assert link.send_tar(str(dest), partial(write_tar, survey(source, 10))) == 2
+    assert (dest / "a b" / "big").read_bytes() == (source / "a b" / "big").read_bytes()
+    assert os.readlink(dest / "link") == "a b"
+
+
+def test_a_tree_that_cannot_be_unpacked_is_an_error_and_the_link_goes_on(guest, tmp_path):
+    link, *_ = guest
+    (tmp_path / "file").touch()
+    with pytest.raises(AgentError, match="could not do it"):
+        link.send_tar(str(tmp_path / "file" / "below"), lambda stream: None)
+    assert output(link.start(["true"]))[2] == 0
+
+
+def test_artifacts_come_back(guest, tmp_path):
+    link, vm, _ = guest
+    room = vm.console.parent / "guest"
+    (room / "deep").mkdir()
+    (room / "deep" / "core.1").write_bytes(b"x" * 3_000_000)
+    (found,) = link.artifacts(tmp_path / "got")
+    assert found.relative_to(tmp_path / "got").as_posix() == "deep/core.1"
+    assert found.stat().st_size == 3_000_000
+
+
+def test_artifacts_cannot_leave_their_directory(guest, tmp_path, monkeypatch):
+    link, vm, _ = guest
+    room = vm.console.parent / "guest"
+    (room / "link").symlink_to("/etc/passwd")
+    (room / "fine").touch()
+    before = tarfile.TarInfo.frombuf
+
+    def hostile(buf, encoding, errors):
+        member = before(buf, encoding, errors)
+        if member.name.endswith("fine"):
+            member.name = "../../escaped"
+        return member
+
+    monkeypatch.setattr(tarfile.TarInfo, "frombuf", staticmethod(hostile))
+    assert link.artifacts(tmp_path / "a" / "b") == []
+    assert not (tmp_path / "escaped").exists()
+
+
+def test_an_agent_that_dies_is_lost(guest):
+    link, vm, _ = guest
+    os.kill(vm.pid, signal.SIGKILL)
+    with pytest.raises(VmLostError, match="SIGKILL|signal 9"):
+        output(link.start(["sleep", "100"]))
+
+
+def test_an_agent_that_falls_silent_hangs(guest):
+    link, vm, _ = guest
+    link._silence = 1.0
+    os.kill(vm.pid, signal.SIGSTOP)
+    with pytest.raises(VmTimedOutError, match="silent"):
+        output(link.start(["true"]))
+
+
+def test_heartbeats_keep_a_quiet_guest_alive(guest):
+    link, *_ = guest
+    link._silence = 2.5
+    assert output(link.start(["sleep", "4"]))[2] == 0
+
+
+def test_the_deadline_ends_what_takes_too_long(guest):
+    link, *_ = guest
+    link._deadline = Deadline(0.5)
+    with pytest.raises(VmTimedOutError, match="--kernel-timeout"):
+        output(link.start(["sleep", "100"]))
+
+
+def test_cancel_ends_a_wait(guest):
+    link, _, cancel = guest
+    threading.Timer(0.3, cancel.set).start()
+    with pytest.raises(CancelledError):
+        output(link.start(["sleep", "100"]))
+
+
+def test_a_request_that_no_guest_takes_is_answered(guest):
+    link, *_ = guest
+    link.send(Kind.HELLO, {})
+    with pytest.raises(AgentError, match="does not take HELLO"):
+        link.receive(Kind.DONE)

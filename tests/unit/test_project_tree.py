@@ -1,0 +1,65 @@
+import io
+import subprocess
+import tarfile
+
+import pytest
+
+from kmt.tree import survey, write_tar
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project with what projects have: spaces, links, a stray giant, ignored files, a deleted one."""
+    root = tmp_path / "my project"
+    root.mkdir()
+    for name in ("a b.py", "sub/new\nline.txt", "ignored.log", "gone.py", "caf\u00e9.txt"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text(name)
+    (root / "link").symlink_to("a b.py")
+    (root / "dangling").symlink_to("/nowhere")
+    (root / ".gitignore").write_text("*.log\n")
+    with (root / "stray.bin").open("wb") as file:
+        file.truncate(200 << 20)
+    return root
+
+
+def members(tree):
+    stream = io.BytesIO()
+    write_tar(tree, stream)
+    stream.seek(0)
+    with tarfile.open(fileobj=stream) as tar:
+        return {m.name: m for m in tar}
+
+
+@pytest.mark.parametrize("with_git", [True, False])
+def test_what_travels(project, with_git):
+    if with_git:
+        for command in (["init", "-q"], ["add", "."]):
+            subprocess.run(["git", *command], cwd=project, check=True)
+    (project / "gone.py").unlink()
+    tree = survey(project, 10)
+    wanted = {"a b.py", "sub/new\nline.txt", "link", "dangling", ".gitignore", "caf\u00e9.txt"}
+    assert set(tree.paths) == wanted | (set() if with_git else {"ignored.log"})
+    assert tree.left_out == ("stray.bin (200 MiB is over the limit of 10 MiB)",)
+    packed = members(tree)
+    assert set(packed) == set(tree.paths)
+    assert packed["link"].issym()
+    assert packed["link"].linkname == "a b.py"
+
+
+def test_a_project_within_a_larger_repository_sends_only_itself(project):
+    subprocess.run(["git", "init", "-q"], cwd=project, check=True)
+    assert survey(project / "sub", 10).paths == ("new\nline.txt",)
+
+
+def test_a_file_that_vanishes_in_between_is_no_error(project):
+    tree = survey(project, 10)
+    (project / "a b.py").unlink()
+    assert "a b.py" not in members(tree)
+
+
+def test_caches_and_virtual_environments_stay_without_git(tmp_path):
+    for name in (".venv/x.py", "__pycache__/x.pyc", "x.egg-info/y", "kept/x.py"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    assert survey(tmp_path, 10).paths == ("kept/x.py",)

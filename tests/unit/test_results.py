@@ -1,0 +1,42 @@
+import pytest
+
+from kmt.results import KernelResult, Outcome, TestResult, exit_status
+
+
+def kernel(outcome="ok", *tests, name="6.1"):
+    result = KernelResult(name, outcome=Outcome(outcome))
+    result.tests = [TestResult("t", word, 0.0, lost=lost) for word, lost in tests]
+    return result
+
+
+FAILED = ("failed", False)
+LOST = ("error", True)
+SETUP = ("error", False)
+
+
+@pytest.mark.parametrize(
+    ("kernels", "pytest_status", "strict", "wanted"),
+    [
+        ([kernel()], 0, [], 0),
+        ([kernel("failed", FAILED)], 1, [], 1),
+        ([kernel("panic", LOST)], 1, [], 6),
+        ([kernel("hang", LOST), kernel("failed", FAILED)], 1, [], 1),
+        ([kernel("lost", LOST), kernel("failed", SETUP)], 1, [], 1),
+        ([kernel("build", LOST)], 1, [], 7),
+        ([kernel("build", LOST), kernel("lost", LOST)], 1, [], 6),
+        ([kernel("unavailable", name="7.3"), kernel()], 0, [], 0),
+        ([kernel("unavailable", name="7.3"), kernel()], 0, ["7.3"], 6),
+        ([kernel("unavailable", name="7.3")], 0, [], 6),
+        ([kernel("lost", LOST)], 2, [], 2),
+        ([kernel()], 5, [], 5),
+    ],
+)
+def test_the_exit_status_says_what_counts_most(kernels, pytest_status, strict, wanted):
+    assert exit_status(kernels, pytest_status=pytest_status, strict=strict) == wanted
+
+
+def test_an_ok_kernel_with_a_failed_test_has_failed_and_a_lost_one_stays_lost():
+    failed, lost = kernel("ok", FAILED), kernel("panic", LOST)
+    failed.settle()
+    lost.settle()
+    assert (failed.outcome, lost.outcome) == (Outcome.FAILED, Outcome.PANIC)
