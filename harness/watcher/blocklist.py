@@ -51,4 +51,5 @@ class Blocklist:
             return list(self._entries.items())
 
     def __len__(self) -> int:
-        return len(self._entries)
+        with self._lock:
+            return len(self._entries)
