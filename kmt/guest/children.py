@@ -120,6 +120,7 @@ def relay(port: Port, child: Child) -> None:
         if child.frames is not None:
             selector.register(child.frames, selectors.EVENT_READ, "frames")
         ended = False
+        _from_host(port, child, port.pending())
         while not ended:
             events = selector.select(HEARTBEAT_SECONDS)
             port.beat()
@@ -127,14 +128,13 @@ def relay(port: Port, child: Child) -> None:
                 if key.data == "end":
                     ended = True
                 elif key.data == "host":
-                    _from_host(port, child)
+                    _from_host(port, child, port.read())
                 elif not _from_child(port, child, key.fd):
                     selector.unregister(key.fileobj)
     _reap(port, child, pidfd)
 
 
-def _from_host(port: Port, child: Child) -> None:
-    frames = port.read()
+def _from_host(port: Port, child: Child, frames: list[Frame]) -> None:
     for number, frame in enumerate(frames):
         if frame.kind is Kind.CANCEL:
             _kill_session(child.pid)

@@ -78,6 +78,11 @@ class Port:
                 self._frames += self.read()
         return self._frames.pop(0)
 
+    def pending(self) -> list[Frame]:
+        """Frames that came in one read with the last one received."""
+        frames, self._frames = self._frames, []
+        return frames
+
     def give_back(self, frames: list[Frame]) -> None:
         """Frames that a relay read and did not want; ``receive`` gives them next."""
         self._frames = frames + self._frames

@@ -6,6 +6,7 @@ import tarfile
 import threading
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -72,7 +73,7 @@ def test_a_terminal_is_one_and_has_a_size(guest):
 def test_input_reaches_the_command_until_its_end(guest):
     link, *_ = guest
     frames = link.start(["cat"])
-    link.send(Kind.INPUT, raw=b"")  # before it has started is too early to be lost
+    link.send(Kind.INPUT, raw=b"")
     assert output(frames) == (b"", b"", 0)
     frames = link.start(["sh", "-c", "read x; echo got $x"])
     sent = threading.Timer(0.2, lambda: link.send(Kind.INPUT, raw=b"word\n"))
@@ -101,7 +102,7 @@ def test_cancelled_commands_leave_no_process(guest):
 
 def _alive(pid):
     try:
-        with open(f"/proc/{pid}/stat") as file:
+        with Path(f"/proc/{pid}/stat").open() as file:
             return file.read().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
@@ -121,7 +122,7 @@ def test_a_tree_arrives_whole(guest, tmp_path):
     (source / "link").symlink_to("a b")
     assert link.send_tar(str(dest), partial(write_tar, survey(source, 10))) == 2
     assert (dest / "a b" / "big").read_bytes() == (source / "a b" / "big").read_bytes()
-    assert os.readlink(dest / "link") == "a b"
+    assert (dest / "link").readlink() == Path("a b")
 
 
 def test_a_tree_that_cannot_be_unpacked_is_an_error_and_the_link_goes_on(guest, tmp_path):
@@ -163,7 +164,7 @@ def test_artifacts_cannot_leave_their_directory(guest, tmp_path, monkeypatch):
 def test_an_agent_that_dies_is_lost(guest):
     link, vm, _ = guest
     os.kill(vm.pid, signal.SIGKILL)
-    with pytest.raises(VmLostError, match="SIGKILL|signal 9"):
+    with pytest.raises(VmLostError, match="signal 9"):
         output(link.start(["sleep", "100"]))
 
 
