@@ -1,0 +1,84 @@
+"""For tests on a real kernel: the built programs, and the law that nothing of a test stays in the kernel.
+
+They run in guests, as root (``pytest --kernel 6.1``), or on this machine's own kernel (``--kernel host``); without
+``--kernel`` they are deselected.
+"""
+
+import ctypes
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.ebpf import abi, core
+from harness.ebpf.live import LiveKernel
+from harness.ebpf.settings import BpfSettings
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(config, items):
+    if "KMT_GUEST" in os.environ or config.getoption("--kernel", default=[]):
+        return
+    mine = [item for item in items if HERE in item.path.parents]
+    if mine:
+        config.hook.pytest_deselected(items=mine)
+        items[:] = [item for item in items if HERE not in item.path.parents]
+
+
+@pytest.fixture(scope="session")
+def bpf_dir():
+    """The built programs."""
+    named = os.environ.get("KMT_BPF_DIR")
+    assert named, "KMT_BPF_DIR names the built programs; pytest --kernel sets it"
+    return Path(named)
+
+
+@pytest.fixture(scope="session")
+def settings(bpf_dir):
+    return BpfSettings(bpf_dir)
+
+
+@pytest.fixture(scope="session")
+def live():
+    """The running kernel, as the harness sees it. (The fixture ``kernel`` says what it is.)"""
+    return LiveKernel()
+
+
+@pytest.fixture(autouse=True)
+def _fresh_loader():
+    core.reset()
+    yield
+    core.reset()
+
+
+def in_kernel():
+    """The ids of all programs, maps and links, and this process's descriptors of them."""
+    lib = ctypes.CDLL(abi.SONAME, use_errno=True)
+    found = set()
+    for kind in ("prog", "map", "link"):
+        step = getattr(lib, f"bpf_{kind}_get_next_id")
+        step.argtypes = [ctypes.c_uint32, ctypes.POINTER(ctypes.c_uint32)]
+        following = ctypes.c_uint32(0)
+        while step(following.value, ctypes.byref(following)) == 0:
+            found.add((kind, following.value))
+    for fd in Path("/proc/self/fd").iterdir():
+        try:
+            target = str(fd.readlink())
+        except OSError:  # the one that reads the directory
+            continue
+        if "bpf" in target or "perf_event" in target:
+            found.add((target, fd.name))
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left():
+    """The kernel frees programs and maps some time after their last user has gone: wait for it, not for long."""
+    before = in_kernel()
+    yield
+    end = time.monotonic() + 60
+    while (left := in_kernel() - before) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not left, "left behind in the kernel"

@@ -1,0 +1,247 @@
+"""The fentry tracer against what the sockets themselves said: every byte, both ends, and every loss accounted for."""
+
+import ctypes
+import dataclasses
+import os
+import socket
+import threading
+import traceback
+from pathlib import Path
+
+import pytest
+
+from fixtures.workloads import tcp
+from harness.ebpf import core
+from harness.ebpf.btf import ResultCode
+from harness.ebpf.events import Direction, Flags
+from harness.ebpf.libbpf import BpfObject
+from harness.errors import SignatureError
+from harness.kernel_api import Feature, LoadOptions, MapEdit
+from harness.tracer import probes
+from harness.tracer.fentry import TracerSettings, load_tracer
+
+pytestmark = pytest.mark.requires("btf", "fentry")
+
+CLONE_NEWPID = 0x20000000
+
+
+def load(live, settings, **changed):
+    return load_tracer(live, settings, TracerSettings(**changed), fargate=lambda: True)
+
+
+@pytest.fixture(scope="module")
+def tracer(live, settings):
+    core.reset()
+    with load(live, settings) as tracer:
+        yield tracer
+
+
+def drained(tracer):
+    """All that was closed so far. One empty read is enough: closes of this process come before it returns."""
+    found = []
+    while more := tracer.closed(0.05):
+        found += more
+    return found
+
+
+def ends(conns, exchange):
+    """The client's and the server's end of that exchange among the closed connections; exactly one each."""
+    by_end = {}
+    for conn in conns:
+        if conn.tuple.pid != os.getpid():
+            continue
+        end = ((conn.tuple.source, conn.tuple.sport), (conn.tuple.destination, conn.tuple.dport))
+        assert end not in by_end, "an end was closed twice"
+        by_end[end] = conn
+    return by_end.get((exchange.client, exchange.server)), by_end.get((exchange.server, exchange.client))
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered"), [(100_003, 7), (0, 0), (1, 0), (0, 1), (65536, 65537)], ids=lambda size: str(size)
+)
+@pytest.mark.parametrize("peek", [False, True], ids=["receive", "peek"])
+def test_every_byte_of_an_exchange_comes_out_at_both_ends(tracer, record_property, asked, answered, peek):
+    drained(tracer)
+    exchange = tcp.exchange(asked, answered, peek=peek)
+    client, server = ends(drained(tracer), exchange)
+    assert (client.stats.sent_bytes, client.stats.recv_bytes) == (asked, answered)
+    assert (server.stats.sent_bytes, server.stats.recv_bytes) == (answered, asked)
+    assert (client.stats.direction, server.stats.direction) == (Direction.OUTGOING, Direction.INCOMING)
+    netns = Path("/proc/self/ns/net").stat().st_ino
+    for end in (client, server):
+        assert end.tuple.netns == netns
+        assert end.tuple.metadata == 1
+        assert 0 < end.stats.duration <= end.stats.timestamp
+        assert end.tcp.state_transitions & 1 << 7
+    assert bool(client.stats.flags & Flags.L_INIT) == bool(asked)
+    assert bool(client.stats.flags & Flags.ASSURED) == bool(asked and answered)
+    assert bool(server.stats.flags & Flags.R_INIT) == bool(asked)
+    record_property("kmt.tracer", str(tracer))
+
+
+def test_an_open_connection_is_seen_while_it_is_open(tracer):
+    drained(tracer)
+    client, server = tcp.connected()
+    with client, server:
+        tcp.move(client, server, 5)
+        tcp.move(server, client, 3)
+        sports = {client.getsockname()[1]: (5, 3), server.getsockname()[1]: (3, 5)}
+        seen = {t.sport: (s.sent_bytes, s.recv_bytes) for t, s in tracer.connections().items() if t.pid == os.getpid()}
+        assert sports.items() <= seen.items()
+    assert not [t for t in tracer.connections() if t.pid == os.getpid()]
+    assert len(drained(tracer)) == 2
+
+
+def test_many_connections_are_all_seen(tracer):
+    drained(tracer)
+    before = tracer.counters()
+    done = [tcp.exchange(n, 2 * n, number=n) for n in range(1, 41)]
+    conns = drained(tracer)
+    for exchange in done:
+        client, server = ends(conns, exchange)
+        assert (client.stats.sent_bytes, client.stats.recv_bytes) == (exchange.asked, exchange.answered)
+        assert (server.stats.sent_bytes, server.stats.recv_bytes) == (exchange.answered, exchange.asked)
+    after = tracer.counters()
+    assert after.tcp_closed - before.tcp_closed == len(conns) == 80
+    assert after[1:] == before[1:], "nothing was lost"
+
+
+def test_sockets_that_never_connected_are_no_connections(tracer):
+    drained(tracer)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+    with socket.socket() as refused, pytest.raises(ConnectionRefusedError):
+        refused.connect(address)
+    socket.socket().close()
+    assert drained(tracer) == []
+    assert list(tracer.connections()) == []
+
+
+@pytest.mark.requires("ringbuf")
+@pytest.mark.parametrize("ringbuf", [True, False], ids=["ring", "perf"])
+def test_losses_are_counted_exactly(live, settings, ringbuf):
+    """With room for a few dozen closes, and nobody reading: what was read and what was lost add up."""
+    settings = dataclasses.replace(settings, enable_ringbuffers=ringbuf)
+    with load(live, settings, close_event_pages=1) as tracer:
+        for n in range(60):
+            tcp.exchange(1, 0, number=n)
+        conns = drained(tracer)
+        counters = tracer.counters()
+        assert tracer.ringbuf is ringbuf
+        assert counters.tcp_closed == 120
+        assert counters.events_lost > 0
+        assert len(conns) + counters.events_lost == 120
+        # There is room again.
+        exchange = tcp.exchange(3, 4)
+        assert ends(drained(tracer), exchange)[0].stats.sent_bytes == 3
+
+
+def test_connections_beyond_the_limit_are_counted(live, settings):
+    with load(live, settings, max_tracked_connections=1) as tracer:
+        tcp.exchange(10, 10)
+        assert tracer.counters().stats_lost > 0
+        assert len(drained(tracer)) == 2
+
+
+def test_another_pid_namespace_is_not_seen(tracer):
+    drained(tracer)
+    before = tracer.counters()
+    assert in_new_pid_namespace(lambda: tcp.exchange(5, 5)) == 0
+    assert drained(tracer) == []
+    assert list(tracer.connections()) == []
+    assert tracer.counters() == before
+
+
+def in_new_pid_namespace(call):
+    """The exit status of a process that is the first of a new pid namespace."""
+
+    def child():
+        if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWPID):
+            raise OSError(ctypes.get_errno(), "unshare")
+        return forked(call)
+
+    return forked(child)
+
+
+def forked(call):
+    """What ``call`` returns in a child (an exit status, or nothing for 0); 1 if it raises."""
+    pid = os.fork()
+    if not pid:
+        status = 1
+        try:
+            answer = call()
+            status = answer if isinstance(answer, int) else 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_rounds_of_attaching_under_traffic(live, settings):
+    """Load, attach and unload again and again while connections come and go."""
+    stop = threading.Event()
+    done = []
+
+    def traffic():
+        while not stop.is_set():
+            done.append(tcp.exchange(100, 100, number=len(done) % 1000))
+
+    worker = threading.Thread(target=traffic)
+    worker.start()
+    try:
+        for _ in range(5):
+            with load(live, settings) as tracer:
+                # The first to end may have begun before; the second is a whole one.
+                count = len(done)
+                while len(done) < count + 2 and worker.is_alive():
+                    stop.wait(0.01)
+                conns = tracer.closed(0)
+                assert any(c.stats.sent_bytes == 100 == c.stats.recv_bytes for c in conns)
+    finally:
+        stop.set()
+        worker.join()
+    assert done
+
+
+def test_a_wrong_signature_is_refused_before_loading(live, settings, bpf_dir):
+    """The kernel would load one with too few arguments, and it would read garbage."""
+    image = (bpf_dir / "co-re/tracer-fentry.o").read_bytes()
+    actual = live.signatures(probes.functions())
+    variants = [probe for hook in probes.TCP_HOOKS for probe in hook]
+    wrong = [probe for probe in variants if actual[probe.function] != probe.signature]
+    assert len(wrong) == 3, "two hooks changed over time: of five variants two fit"
+    for probe in wrong:
+        options = LoadOptions(
+            programs=[probe.program],
+            map_edits={"conn_stats": MapEdit(max_entries=1)},
+            signatures={probe.program: (probe.function, probe.signature)},
+        )
+        with pytest.raises(SignatureError, match=probe.function):
+            live.load("tracer-fentry", image, options)
+
+
+def test_the_result_code_is_stored(live, settings):
+    with load(live, settings):
+        pass
+    assert core.result_codes()["tracer-fentry"] is ResultCode.DEFAULT_BTF
+
+
+def test_nothing_stays_when_attaching_fails(live, settings, monkeypatch):
+    """The half that was attached is taken off again; the fixture of this directory looks."""
+    attach = BpfObject.attach
+
+    def failing(self, program):
+        if program == "tcp_close":
+            raise OSError("no more")
+        attach(self, program)
+
+    monkeypatch.setattr(BpfObject, "attach", failing)
+    with pytest.raises(OSError, match="no more"):
+        load(live, settings)
+    assert core.result_codes()["tracer-fentry"] is ResultCode.LOADER_ERROR
+
+
+def test_the_kernel_says_what_it_has(live):
+    assert live.probe(Feature.BTF) is True
+    assert live.probe(Feature.FENTRY) is True
