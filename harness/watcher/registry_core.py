@@ -133,7 +133,7 @@ class Core:
         if block:
             self.blocklist.add(epoch.file.id, epoch.file.host_path)
             self._hook_failed.add()
-        elif not self.stopped:
+        else:
             others = (epoch.pids & epoch.joined.keys()) - {epoch.file.pid}
             if others:
                 epoch.next = replace(epoch, pids=others, phase=Phase.WAITING, joined=dict(epoch.joined))
