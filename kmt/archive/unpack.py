@@ -86,8 +86,9 @@ def unpack(packages: Iterable[Path], release: str, target: Path, arch: str) -> T
 def _unpack_one(package: Path, release: str, work: Path, budget: int) -> int:
     safe: set[Path] = set()
     child = proc.spawn(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    stream = cast("IO[bytes]", child.stdout)
     try:
-        with tarfile.open(fileobj=cast("IO[bytes]", child.stdout), mode="r|") as tar:
+        with tarfile.open(fileobj=stream, mode="r|") as tar:
             for member in tar:
                 name = wanted(member.name, release)
                 if name is None:
@@ -96,13 +97,16 @@ def _unpack_one(package: Path, release: str, work: Path, budget: int) -> int:
                 if budget < 0:
                     raise ArchiveError(f"{package.name} unpacks to more than {apt.megabytes(LIMIT)}")
                 _place(tar, member, work, name, safe)
+        while stream.read(1 << 20):
+            pass
+        if child.wait() != 0:
+            raise ArchiveError(f"{package.name} cannot be unpacked: dpkg-deb ended with {child.returncode}")
     except (tarfile.TarError, EOFError) as error:
         raise ArchiveError(f"{package.name} cannot be unpacked: {error}") from None
     finally:
         child.kill()
         child.wait()
-        if child.stdout:
-            child.stdout.close()
+        stream.close()
     return budget
 
 
@@ -111,15 +115,13 @@ def wanted(member: str, release: str) -> str | None:
 
     Newer packages have ``usr/lib/modules`` for ``lib/modules``; those from 6.19 on keep image and configuration there.
     """
-    name = posixpath.normpath(member)
-    if ".." in member.split("/") or name.startswith("/"):
-        return None
+    name = re.sub(r"^usr/lib/modules/", "lib/modules/", posixpath.normpath(member))
     modules = f"lib/modules/{release}/"
-    name = re.sub(r"^usr/lib/modules/", "lib/modules/", name)
     if name in (modules + "vmlinuz", modules + "config"):
         name = f"boot/{posixpath.basename(name)}-{release}"
     if name in (modules + "build", modules + "source"):
         return None
+    # normalised, so that what starts with one of these is below it
     kept = name in (f"boot/vmlinuz-{release}", f"boot/config-{release}")
     return name if kept or name.startswith((modules, "usr/src/linux-headers-")) else None
 

@@ -318,11 +318,13 @@ def test_a_download_that_apt_itself_does_not_give_up_is_ended(repository, server
     assert cached_packages() == []
 
 
-def test_a_package_larger_than_promised_is_stopped(repository, server, config):
-    big = os.urandom(20 << 20)
+def test_a_package_larger_than_promised_is_stopped_on_its_way(repository, server, config, monkeypatch):
+    big = os.urandom(1 << 20)
     repository.kernel("bookworm", NEW, headers=False, extra={f"./lib/modules/{NEW}/x": big}, Size="1000")
     repository.publish()
-    with pytest.raises(ArchiveError, match=r"larger than|not what the index says"):
+    server.stall = ".deb"
+    monkeypatch.setattr(apt, "TIMEOUT", 60)
+    with pytest.raises(ArchiveError, match=r"larger than the index says \(1000 bytes\)"):
         archive.prepare(ROW, config=config)
     assert cached_packages() == []
 
@@ -450,6 +452,16 @@ def test_members_that_lead_out_of_a_package_are_left_there(tmp_path, repository,
     assert not list((tmp_path / "cache").rglob("by-start"))
     links = [p for p in kernel.vmlinuz.parents[1].rglob("*") if p.is_symlink()]
     assert [p.name for p in links] == ["good"]
+
+
+def test_a_chain_of_links_that_leads_out_is_refused(tmp_path, repository, config):
+    headers = f"./usr/src/linux-headers-{NEW}"
+    chain = {f"{headers}/top": "../../..", f"{headers}/out": "top/../..", f"{headers}/out/by-chain": b"x"}
+    repository.kernel("bookworm", NEW, headers=False, extra=chain)
+    repository.publish()
+    with pytest.raises(ArchiveError, match="leads out of its package"):
+        archive.prepare(ROW, config=config)
+    assert not list(tmp_path.rglob("by-chain"))
 
 
 def test_a_package_that_unpacks_to_too_much_is_refused(repository, config, monkeypatch):
