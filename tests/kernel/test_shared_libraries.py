@@ -1,0 +1,217 @@
+"""The shared-libraries program: real dlopens and opens, the exact filter, and every loss accounted for."""
+
+import ctypes
+import itertools
+import mmap
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fixtures.workloads import libraries
+from harness.ebpf import core
+from harness.ebpf.fallback import Stage
+from harness.ebpf.settings import BpfSettings
+from harness.watcher import program
+
+CALLS = ("open", "openat", "openat2")
+PATH_MAX = 119
+
+
+def expected(path):
+    """The filter in the words of its specification: the first ".so" at index 6 or later decides."""
+    at = path.find(b".so", 6)
+    return 1 <= len(path) <= PATH_MAX and at >= 6 and path[at - 6 : at] in (b"libssl", b"crypto", b"gnutls")
+
+
+@pytest.fixture(scope="module")
+def running(live, bpf_dir):
+    core.reset()
+    with program.start(live, BpfSettings(bpf_dir)) as running:
+        yield running
+
+
+@pytest.fixture
+def room(tmp_path, monkeypatch):
+    """A directory to be in, so that paths may be as short as we like."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def drained(running):
+    """The paths that this process opened. Events of a call are there before it returns."""
+    found = []
+    while more := running.read(0.05):
+        found += more
+    return [event.path for event in found if event.pid == os.getpid()]
+
+
+def put(path):
+    """An empty file there, made without opening it."""
+    target = Path(os.fsdecode(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.exists():
+        os.mknod(target, stat.S_IFREG | 0o644)
+
+
+def test_a_real_dlopen_comes_out(running, tmp_path, record_property):
+    path = libraries.library(tmp_path, "libssl.so.3")
+    drained(running)
+    assert libraries.load(path)
+    assert drained(running) == [os.fsencode(path)]
+    record_property("kmt.watcher", str(running))
+
+
+def test_core_wins_where_it_can(running):
+    assert running.stage is Stage.CORE
+    assert [str(a) for a in running.attempts] == [
+        "CO-RE: won",
+        "runtime: not tried: CO-RE won before it",
+        "prebuilt: not tried: CO-RE won before it",
+    ]
+
+
+VECTORS = {
+    "usr/lib/libssl.so.1.1": True,
+    "libssl.so": True,
+    "a/foo-libssl.so": True,
+    "fooroot-crypto.so": True,
+    "a/libgnutls.so.30": True,
+    "libcrypto.so.3": True,
+    "libssl-foo.so": False,
+    "ab/foo.so.d/libssl.so": False,
+    "x.so": False,
+    "ssl.so": False,
+    "libssl.s": False,
+    "libz.so.1": False,
+    # ".so" at an index below 6 does not decide.
+    "a.so/libssl.so": True,
+    "a/foo.so.d/libssl.so": True,
+    "/".join(["d" * 50, "e" * 50, "f" * 7, "libssl.so"]): True,
+    "/".join(["d" * 50, "e" * 50, "f" * 8, "libssl.so"]): False,
+}
+
+
+@pytest.mark.parametrize("path", VECTORS, ids=lambda p: p if len(p) < 40 else f"{len(p)} bytes")
+def test_the_filter(running, room, path):
+    assert expected(path.encode()) is VECTORS[path], "the model of this test agrees with the table"
+    put(path)
+    drained(running)
+    for call in CALLS:
+        libraries.open_(path.encode(), call)
+        assert drained(running) == ([path.encode()] if VECTORS[path] else []), call
+
+
+def test_the_longest_path_has_119_bytes():
+    assert [len(path) for path in VECTORS if len(path) > 100] == [119, 120]
+
+
+PIECES = st.sampled_from([*b"lib libssl crypto gnutls .so .s o so . x ~".split(), bytes([255])])
+NAMES = st.lists(PIECES, min_size=1, max_size=8).map(b"".join).filter(lambda name: name.strip(b".") != b"")
+PATHS = st.lists(NAMES, min_size=1, max_size=3).map(b"/".join).filter(lambda path: len(path) <= 130)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(path=PATHS, call=st.sampled_from(CALLS))
+def test_the_filter_on_any_path(running, room, path, call):
+    """What comes out of the kernel is what the specification says, for paths that are hard on it."""
+    inside = room / str(next(_numbers))
+    inside.mkdir()
+    os.chdir(inside)
+    put(path)
+    drained(running)
+    libraries.open_(path, call)
+    assert drained(running) == ([path] if expected(path) else [])
+
+
+_numbers = itertools.count()
+
+
+def test_an_open_that_fails_is_none(running, room):
+    drained(running)
+    for call in CALLS:
+        with pytest.raises(FileNotFoundError):
+            libraries.open_(b"libssl.so.404", call)
+    with pytest.raises(FileNotFoundError):
+        libraries.open_(b"")
+    assert drained(running) == []
+
+
+def test_a_path_whose_page_is_not_there_yet(running, room):
+    """The program cannot read it when the call begins; the kernel brings it in, and it is read at the end."""
+    put("libssl.so")
+    (room / "page").write_bytes(b"libssl.so\0".ljust(mmap.PAGESIZE, b"\0"))
+    libc = ctypes.CDLL(None, use_errno=True)
+    with (room / "page").open("r+b") as file, mmap.mmap(file.fileno(), mmap.PAGESIZE) as page:
+        anchor = ctypes.c_char.from_buffer(page)
+        address = ctypes.addressof(anchor)
+        before = running.counters()
+        drained(running)
+        libc.open.argtypes = [ctypes.c_void_p, ctypes.c_int]
+        fd = libc.open(address, os.O_RDONLY)
+        assert fd >= 0
+        os.close(fd)
+        assert drained(running) == [b"libssl.so"]
+        assert running.counters().unread == before.unread
+        del anchor
+
+
+def test_a_burst_is_read_whole(running, room):
+    """In order, none twice. (A hundred thousand are a benchmark.)"""
+    names = [b"libssl.so.%d" % n for n in range(1500)]
+    for name in names:
+        put(name)
+    drained(running)
+    before = running.counters()
+    for name in names:
+        os.close(os.open(name, os.O_RDONLY))
+    assert drained(running) == names
+    after = running.counters()
+    assert (after.lost, after.unread) == (before.lost, before.unread)
+    assert after.emitted - before.emitted >= len(names)
+
+
+@pytest.mark.parametrize("ringbuf", [pytest.param(True, marks=pytest.mark.requires("ringbuf")), False])
+def test_losses_are_counted_exactly(live, bpf_dir, room, monkeypatch, ringbuf):
+    """With room for a few dozen, and nobody reading: what was read and what was lost add up."""
+    monkeypatch.setattr(program, "RING_BYTES", mmap.PAGESIZE)
+    monkeypatch.setattr(program, "PERF_PAGES", 1)
+    put("libssl.so")
+    with program.start(live, BpfSettings(bpf_dir, enable_ringbuffers=ringbuf)) as running:
+        for _ in range(200):
+            libraries.open_(b"libssl.so")
+        read = drained(running)
+        counters = running.counters()
+        assert running.ringbuf is ringbuf
+        assert counters.lost > 0
+        assert len(read) == counters.emitted
+        assert counters.emitted + counters.lost == 200
+        # There is room again.
+        libraries.open_(b"libssl.so")
+        assert drained(running) == [b"libssl.so"]
+
+
+def test_rounds_of_attaching(live, bpf_dir, room):
+    put("libssl.so")
+    for _ in range(5):
+        with program.start(live, BpfSettings(bpf_dir)) as running:
+            libraries.open_(b"libssl.so")
+            assert drained(running) == [b"libssl.so"]
+        libraries.open_(b"libssl.so")
+
+
+@pytest.mark.parametrize(
+    ("openat2", "machine", "calls"),
+    [
+        (True, "x86_64", ["openat", "openat2", "open"]),
+        (False, "x86_64", ["openat", "open"]),
+        (True, "aarch64", ["openat", "openat2"]),
+        (False, "aarch64", ["openat"]),
+    ],
+)
+def test_which_calls_are_watched(openat2, machine, calls):
+    names = [f"tracepoint__syscalls__sys_{side}_{call}" for call in calls for side in ("enter", "exit")]
+    assert list(program.hooks(openat2, machine)) == names
