@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import pexpect
+
 from kmt.errors import KmtError
 
 
@@ -118,3 +120,9 @@ def spawn(
         cwd=cwd,
         pass_fds=tuple(pass_fds),
     )
+
+
+def terminal(argv: Sequence[str | os.PathLike[str]], *, size: tuple[int, int]) -> pexpect.spawn[bytes]:
+    """Start it on a terminal of its own of ``size`` rows and columns; the caller closes it."""
+    program, *words = _bound(argv)
+    return pexpect.spawn(program, words, dimensions=size, timeout=None)

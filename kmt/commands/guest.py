@@ -3,69 +3,95 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from kmt import backends, config, runs
-from kmt.backends.base import Machine
+import pexpect
+
+from kmt import backends, config, proc, runs
+from kmt.backends.base import Backend, Machine
 from kmt.commands.matrix import rows
 from kmt.commands.shown import bars
+from kmt.config import Config
 from kmt.deadline import Deadline
-from kmt.errors import ConfigError, KmtError
+from kmt.errors import ConfigError, KmtError, VmNeverStartedError
 from kmt.guest.wire import CHUNK, Kind
 from kmt.guest_session import environment, send_files
+from kmt.kernel import Kernel
 from kmt.kernel_run import fetch
 from kmt.link import Link
-from kmt.tree import survey
+from kmt.tree import survey, write_tar
 
-SHELL_SECONDS = 24 * 3600.0
+BOOT_SECONDS = 30.0
+"""For the console of ``kmt.shell``, with hardware virtualisation."""
+LEAVE = "Ctrl-]"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One kernel, fetched, with all that it boots from."""
+
+    name: str
+    settings: Config
+    backend: Backend
+    kernel: Kernel
+    machine: Machine
+
+
+def choose(root: Path, word: str, backend: str, accel: str) -> Chosen:
+    """Fetch and make what is missing. ConfigError when the word means several kernels."""
+    settings = config.load(root)
+    found = rows(settings, [word], word)
+    if len(found) != 1:
+        raise ConfigError(f"{word!r} means {', '.join(row.name for row in found)}", hint="name one kernel")
+    machine = Machine(memory_mib=settings.memory)
+    with bars() as progress:
+        made = backends.get(backend or settings.backend, config=settings, accel=accel or "auto", progress=progress)
+        kernel = fetch(found[0], made, settings, progress)
+        made.prepare(kernel, machine)
+    return Chosen(found[0].name, settings, made, kernel, machine)
 
 
 @contextmanager
-def booted(root: Path, word: str, backend: str, accel: str, seconds: float = 0) -> Iterator[Link]:
-    """A guest of that kernel with the project in it; ``seconds`` overrides the configured timeout."""
-    settings = config.load(root)
-    chosen = rows(settings, [word], word)
-    if len(chosen) != 1:
-        raise ConfigError(f"{word!r} means {', '.join(row.name for row in chosen)}", hint="name one kernel")
-    name = chosen[0].name
-    with runs.start([name], sys.argv) as run:
-        with bars() as progress:
-            made = backends.get(backend or settings.backend, config=settings, accel=accel or "auto", progress=progress)
-            kernel = fetch(chosen[0], made, settings, progress)
-            machine = Machine(memory_mib=settings.memory)
-            made.prepare(kernel, machine)
-        deadline = Deadline(seconds or settings.timeout * made.deadline_factor)
-        run.update(name, phase="starting")
-        with made.launch(kernel, machine, run.kernel_dir(name), deadline) as vm:
-            run.update(name, phase="booting", console=vm.console, vm_pid=getattr(vm, "pid", None))
-            link = Link(vm, deadline, factor=made.deadline_factor, cancel=threading.Event())
-            link.hello()
-            send_files(link, None if made.shares_files else survey(root, settings.file_limit), None)
-            run.update(name, phase="ready")
-            yield link
-            link.goodbye()
-        run.update(name, phase="done")
-        run.finish(0)
+def booted(chosen: Chosen, run: runs.Run) -> Iterator[Link]:
+    """Its guest, with the project in it."""
+    settings, backend, name = chosen.settings, chosen.backend, chosen.name
+    deadline = Deadline(settings.timeout * backend.deadline_factor)
+    run.update(name, phase="starting")
+    with backend.launch(chosen.kernel, chosen.machine, run.kernel_dir(name), deadline) as vm:
+        run.update(name, phase="booting", console=vm.console, vm_pid=getattr(vm, "pid", None))
+        link = Link(vm, deadline, factor=backend.deadline_factor, cancel=threading.Event())
+        link.hello()
+        send_files(link, None if backend.shares_files else survey(settings.root, settings.file_limit), None)
+        run.update(name, phase="ready")
+        yield link
+        link.goodbye()
+    run.update(name, phase="done")
 
 
 def execute(root: Path, kernel: str, argv: Sequence[str], *, backend: str = "", accel: str = "") -> int:
     """Run one command at the project's root in that kernel; its output is ours, its exit status is returned."""
     if not argv:
         raise ConfigError("no command was given", hint="./inv kmt.exec 6.1 -- uname -r")
+    chosen = choose(root, kernel, backend, accel)
     status = 0
-    with booted(root, kernel, backend, accel) as link:
+    with runs.start([chosen.name], sys.argv) as run, booted(chosen, run) as link:
+        frames = link.start(argv, cwd=str(root), env=environment(chosen.settings.env))
         threading.Thread(target=_pass_input_on, args=(link,), daemon=True).start()
-        for frame in link.start(argv, cwd=str(root), env=environment(config.load(root).env)):
+        for frame in frames:
             if frame.kind is Kind.EXIT:
                 status = int(frame.body["status"])
             else:
                 stream = sys.stderr if frame.raw[:1] == b"\x02" else sys.stdout
                 stream.buffer.write(frame.raw[1:])
                 stream.flush()
+        run.finish(status)
     return status if status >= 0 else 128 - status
 
 
@@ -77,5 +103,55 @@ def _pass_input_on(link: Link) -> None:
 
 
 def shell(root: Path, kernel: str, *, backend: str = "", accel: str = "") -> int:
-    """Boot that kernel and hand its console to the user; 0."""
-    raise NotImplementedError
+    """Boot that kernel and connect its console, a root shell with the project in it, to our terminal; 0."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise ConfigError("kmt.shell needs a terminal", hint="without one: ./inv kmt.exec KERNEL -- COMMAND")
+    chosen = choose(root, kernel, backend, accel)
+    command = getattr(chosen.backend, "shell_command", None)
+    if command is None:
+        raise ConfigError(f"the backend {chosen.backend.name!r} has no console", hint="try --backend=qemu")
+    with runs.start([chosen.name], sys.argv) as run:
+        directory = run.kernel_dir(chosen.name)
+        project = directory / "project.tar"
+        with project.open("wb") as file:
+            write_tar(survey(root, chosen.settings.file_limit), file)
+        columns, lines = shutil.get_terminal_size()
+        console = proc.terminal([*command(chosen.kernel, chosen.machine), *_disk(project)], size=(lines, columns))
+        try:
+            run.update(chosen.name, phase="booting", console=directory / "console", vm_pid=console.pid)
+            _boot(console, chosen, directory)
+            _move_in(console, root, lines, columns)
+            run.update(chosen.name, phase="ready")
+            print(f"{chosen.kernel.release}: {LEAVE} leaves, so does the end of the shell", flush=True)
+            console.interact()
+        finally:
+            console.close(force=True)
+            project.unlink()
+        run.finish(0)
+    return 0
+
+
+def _disk(file: Path) -> list[str]:
+    """QEMU's words for one more read-only disk."""
+    name = str(file).replace(",", ",,")
+    backing = f"driver=file,node-name=kmt-project,read-only=on,filename={name}"
+    return ["-blockdev", backing, "-device", "virtio-blk-pci,drive=kmt-project,serial=kmt-project"]
+
+
+def _boot(console: pexpect.spawn[bytes], chosen: Chosen, directory: Path) -> None:
+    """Wait for the shell's prompt; VmNeverStartedError with the last line that came instead."""
+    console.logfile_read = (directory / "console").open("wb", buffering=0)
+    seconds = BOOT_SECONDS * chosen.backend.deadline_factor
+    if console.expect_exact([b"# ", pexpect.EOF, pexpect.TIMEOUT], timeout=seconds) != 0:
+        said = (console.before or b"").decode(errors="replace").strip().splitlines()
+        raise VmNeverStartedError(f"no shell on the console of {chosen.name}: {said[-1] if said else 'no word'}")
+
+
+def _move_in(console: pexpect.spawn[bytes], root: Path, lines: int, columns: int) -> None:
+    """Unpack the project at its own path in the guest and start a better shell there."""
+    where = shlex.quote(str(root))
+    find = 'for s in /sys/block/*/serial; do [ "$(cat $s)" = kmt-project ] && d=${s%/serial} && d=/dev/${d##*/}; done'
+    start = f"mkdir -p {where}; cd {where}; {find}; tar -xf $d; stty rows {lines} cols {columns}; exec bash; echo"
+    console.sendline(start)
+    console.expect_exact(b"exec bash; echo")
+    console.expect_exact([b"# ", pexpect.EOF, pexpect.TIMEOUT], timeout=BOOT_SECONDS)
