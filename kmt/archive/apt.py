@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import re
 import shutil
 import signal
 import subprocess
@@ -31,6 +32,8 @@ TIMEOUT = 20
 RETRIES = 2
 UPDATE_SECONDS = 300
 """Seconds that an index may take altogether."""
+INDEX_ROOM = 100_000_000
+"""Bytes that a suite's index may want on disk: sid's takes 24 MB, and more while it is verified."""
 STALL_SECONDS = 90.0
 """Seconds without a single byte before a download is given up."""
 
@@ -76,9 +79,8 @@ def index(source: Source, suite: str, arch: str, *, update: bool) -> str:
 
     Raises UnavailableError when the archive answers and has no such suite, MirrorError when nothing trustworthy came.
     """
-    key = hashlib.sha256(f"{source} {suite} {arch}".encode()).hexdigest()[:12]
-    with paths.locked(f"apt-{key}"):
-        root = paths.cache("apt", f"{suite.replace('/', '_')}-{key}")
+    root = _root(source, suite, arch)
+    with paths.locked(f"apt-{root.name}"):
         conf = _prepare_root(root, source, suite, arch)
         text = None if update else _read(conf)
         if text is None:
@@ -96,9 +98,12 @@ def index(source: Source, suite: str, arch: str, *, update: bool) -> str:
 
 def known_index(source: Source, suite: str, arch: str) -> str:
     """The same from what is here already, without any network; "" when there is nothing."""
+    return _read(_root(source, suite, arch) / "apt.conf") or ""
+
+
+def _root(source: Source, suite: str, arch: str) -> Path:
     key = hashlib.sha256(f"{source} {suite} {arch}".encode()).hexdigest()[:12]
-    root = paths.cache("apt") / f"{suite.replace('/', '_')}-{key}"
-    return _read(root / "apt.conf") or ""
+    return paths.cache("apt") / f"{suite.replace('/', '_')}-{key}"
 
 
 def _prepare_root(root: Path, source: Source, suite: str, arch: str) -> Path:
@@ -121,7 +126,7 @@ def _update(conf: Path, source: Source, suite: str) -> None:
         return
     said = _complaints(done.stdout + "\n" + done.stderr)
     if "No space left" in said:
-        raise no_space(conf.parent, 0)
+        raise no_space(conf.parent, INDEX_ROOM)
     if "does not have a Release file" in said and _not_found(said + done.stdout):
         raise UnavailableError(f"the archive has no {what}")
     hint = "is KMT_MIRROR right?" if "Could not" not in said else "is the mirror up, and this machine online?"
@@ -149,6 +154,7 @@ def download(wanted: Sequence[Wanted], progress: Callable[[int], None]) -> None:
     if not wanted:
         return
     room = wanted[0].target.parent
+    _sweep(room)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=room) as work:
         triplets: list[str] = []
         for number, one in enumerate(wanted):
@@ -163,6 +169,14 @@ def download(wanted: Sequence[Wanted], progress: Callable[[int], None]) -> None:
             if not intact(Path(work) / str(number), one.size, one.sha256):
                 raise ArchiveError(f"{one.uri} is not what the index says (size or SHA256 differ)")
             (Path(work) / str(number)).replace(one.target)
+
+
+def _sweep(room: Path) -> None:
+    """Remove what runs that were killed left of their downloads, a day later."""
+    for left in room.glob(".fetch-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > 86400:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _watched(argv: Sequence[str], work: Path, wanted: Sequence[Wanted], progress: Callable[[int], None]) -> None:
@@ -260,4 +274,4 @@ def _complaints(said: str) -> str:
 
 
 def _not_found(said: str) -> bool:
-    return "404" in said or "File not found" in said or "Not Found" in said
+    return re.search(r"\b404\s+Not Found|File not found", said) is not None

@@ -178,11 +178,12 @@ class Server:
     """Serves a directory over HTTP on the loopback interface; ``asked`` are the paths of all requests so far.
 
     ``stall``: requests whose path holds this text get their headers and half their bytes, then nothing more.
+    ``broken``: requests whose path holds this text get a 503.
     """
 
     def __init__(self, root):
         self.asked = []
-        self.stall = ""
+        self.stall = self.broken = ""
         self._ending = threading.Event()
         outer = self
 
@@ -192,7 +193,9 @@ class Server:
 
             def do_GET(self):
                 outer.asked.append(self.path)
-                if outer.stall and outer.stall in self.path:
+                if outer.broken and outer.broken in self.path:
+                    self.send_error(503)
+                elif outer.stall and outer.stall in self.path:
                     data = Path(self.translate_path(self.path)).read_bytes()
                     self.send_response(200)
                     self.send_header("Content-Length", str(len(data)))

@@ -295,6 +295,15 @@ def test_a_mirror_that_is_down_is_not_a_kernel_that_is_gone(repository, server, 
         archive.prepare(ROW, config=config, update=True)
 
 
+@pytest.mark.parametrize("broken", ["InRelease", ".deb"])
+def test_a_mirror_that_is_ill_is_not_a_kernel_that_is_gone(repository, server, config, broken):
+    repository.kernel("bookworm", NEW)
+    repository.publish()
+    server.broken = broken
+    with pytest.raises(MirrorError, match="503"):
+        archive.prepare(ROW, config=config)
+
+
 @pytest.mark.parametrize("stalled", ["InRelease", ".deb"])
 def test_a_mirror_that_stalls_is_given_up(repository, server, config, stalled):
     repository.kernel("bookworm", NEW)
@@ -377,8 +386,13 @@ def test_a_run_that_is_killed_in_the_middle_leaves_nothing_half_made(repository,
     run.kill()
     run.communicate()
     server.stall = ""
-    assert [n for n in cached_packages() if n.endswith(".deb")] == []
+    (left,) = cached_packages()
+    assert left.startswith(".fetch-")
+    yesterday = time.time() - 100_000
+    os.utime(paths.cache("packages") / left, (yesterday, yesterday))
     assert archive.prepare(ROW, config=config).release == NEW
+    assert len(cached_packages()) == 3
+    assert left not in cached_packages()
 
 
 def test_a_disk_that_is_too_small_says_how_much_is_needed_and_where(repository, config):
