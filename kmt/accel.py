@@ -41,22 +41,47 @@ class Verdict:
     reason: str = ""
 
 
-def choose(qemu: str, kernel: Kernel, wanted: str = "auto") -> str:
-    """``kvm`` or ``tcg``. Falls back with one line of warning; with ``wanted="kvm"`` raises VmNeverStartedError."""
+@dataclass(frozen=True)
+class Choice:
+    """``kvm`` or ``tcg``, and what people should know about it (one line, or nothing)."""
+
+    accelerator: str
+    notice: str = ""
+
+
+def check_word(wanted: str) -> None:
+    """Raise ConfigError unless it is a word for an accelerator."""
     if wanted not in ("auto", "kvm", "tcg"):
-        raise ConfigError(f"there is no accelerator {wanted!r}", hint="auto, kvm or tcg")
+        raise ConfigError(f"there is no accelerator {wanted!r}", hint="known: auto, kvm, tcg")
+
+
+def choose(qemu: str, kernel: Kernel, wanted: str = "auto") -> Choice:
+    """What guests will run on. A fall-back is said loudly, in one line; with ``wanted="kvm"`` it is an error.
+
+    Raises ConfigError for an unknown word, VmNeverStartedError where kvm was asked for and does not work.
+    """
+    check_word(wanted)
     if wanted == "tcg":
-        return "tcg"
+        return Choice("tcg")
     verdict = known(qemu) or _try(qemu, kernel)
     if verdict.kvm:
-        return "kvm"
+        return Choice("kvm")
     if wanted == "kvm":
-        raise VmNeverStartedError(f"kvm was asked for and does not work: {verdict.reason}", hint="leave the choice")
+        raise VmNeverStartedError(
+            f"kvm was asked for and does not work here: {verdict.reason}", hint="leave it out, or say tcg"
+        )
     notice = f"no hardware virtualisation ({verdict.reason}): guests are emulated, several times slower"
     if notice not in _told:
         _told.add(notice)
         _log.warning("kmt: %s", notice)
-    return "tcg"
+    return Choice("tcg", notice)
+
+
+def expected(qemu: str, wanted: str = "auto") -> str:
+    """``kvm`` or ``tcg`` as ``choose`` would say, without trying anything: an untried device is believed."""
+    check_word(wanted)
+    verdict = known(qemu)
+    return "tcg" if wanted == "tcg" or (verdict and not verdict.kvm) else "kvm"
 
 
 def known(qemu: str) -> Verdict | None:

@@ -11,8 +11,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 import kmt
 from kmt import proc
@@ -99,5 +101,16 @@ class HostBackend:
             try:
                 yield HostVm(process, ours, watch)
             finally:
-                stop(process)
+                _stop_all(process)
                 watch.join(5.0)
+
+
+def _stop_all(process: subprocess.Popen[bytes]) -> None:
+    """End the agent and what it started; there is no machine here that would take its processes with it."""
+    below: list[psutil.Process] = []
+    with suppress(psutil.Error):
+        below = psutil.Process(process.pid).children(recursive=True)
+    stop(process)
+    for child in below:
+        with suppress(psutil.Error):
+            child.kill()

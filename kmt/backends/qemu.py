@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kmt import accel, disks, image, proc, rootfs
+from kmt import accel, compiler, disks, image, proc, rootfs
 from kmt.backends import qemu_args, qemu_program
 from kmt.backends.base import Machine
 from kmt.backends.stopping import stop
@@ -97,6 +97,9 @@ class QemuBackend:
         self._config = config
         self._wanted = accelerator
         self._progress = progress or rootfs.quiet
+        self.notice = ""
+        """One line that people should see: why guests are emulated."""
+        accel.check_word(accelerator)
 
     @property
     def deadline_factor(self) -> float:
@@ -105,7 +108,11 @@ class QemuBackend:
 
     def accelerator(self, kernel: Kernel) -> str:
         """``kvm`` or ``tcg``, tried with that kernel when no earlier try is remembered."""
-        return accel.choose(qemu_program.find(), kernel, self._wanted)
+        choice = accel.choose(qemu_program.find(), kernel, self._wanted)
+        if choice.notice and not self.notice:
+            self._progress(choice.notice, 1, 1)
+        self.notice = choice.notice
+        return choice.accelerator
 
     def files(self, kernel: Kernel, machine: Machine) -> qemu_args.Files:
         """Everything the guest boots from, made where it is missing."""
@@ -115,13 +122,8 @@ class QemuBackend:
             initramfs=disks.initramfs(own.base),
             root=image.ensure(self._config, self._progress),
             kernel=own.disk,
-            compiler=self._compiler() if machine.compiler else None,
+            compiler=compiler.disk(self._progress) if machine.compiler else None,
         )
-
-    def _compiler(self) -> Path:
-        from kmt import compiler
-
-        return compiler.disk(self._progress)
 
     def prepare(self, kernel: Kernel, machine: Machine) -> None:
         """Make image, disks and initramfs, and choose the accelerator, where no earlier run has."""
@@ -129,19 +131,18 @@ class QemuBackend:
         self.accelerator(kernel)
 
     def command_line(self, kernel: Kernel, machine: Machine, run_dir: Path) -> list[str]:
-        """The command that ``launch`` would start, but for the number of an inherited descriptor."""
-        return self._command(kernel, machine, channel=3)
+        """The command that ``launch`` would start, but for the number of an inherited descriptor. Boots nothing."""
+        return self._command(kernel, machine, accel.expected(qemu_program.find(), self._wanted), channel=3)
 
     def shell_command(self, kernel: Kernel, machine: Machine) -> list[str]:
-        """The same machine with a root shell on its console, for a terminal (``kmt.shell``)."""
-        return self._command(kernel, machine, channel=None)
+        """The same machine with a root shell on its console instead of the agent, for a terminal."""
+        return self._command(kernel, machine, self.accelerator(kernel), channel=None)
 
-    def _command(self, kernel: Kernel, machine: Machine, *, channel: int | None) -> list[str]:
+    def _command(self, kernel: Kernel, machine: Machine, accelerator: str, *, channel: int | None) -> list[str]:
         lsm = None
         if kernel.config is not None:
             lsm = qemu_args.configured_lsm(kernel.config.read_text(errors="replace"))
         files = self.files(kernel, machine)
-        accelerator = self.accelerator(kernel)
         return qemu_args.command(
             qemu_program.find(), files, machine, accelerator, name=kernel.name, lsm=lsm, channel=channel
         )
@@ -151,7 +152,8 @@ class QemuBackend:
         """Start the guest. Call it from the thread that keeps the ``with``: QEMU dies with that thread."""
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            command = self._command(kernel, machine, channel=theirs.fileno())
+            accelerator = self.accelerator(kernel)
+            command = self._command(kernel, machine, accelerator, channel=theirs.fileno())
             watch = Watch(free_path(run_dir, "console"))
             errors = free_path(run_dir, "qemu")
             try:
@@ -161,7 +163,7 @@ class QemuBackend:
                 watch.started()
             theirs.close()
             try:
-                yield QemuVm(process, ours, watch, errors, self.accelerator(kernel))
+                yield QemuVm(process, ours, watch, errors, accelerator)
             finally:
                 stop(process)
                 watch.join(5.0)

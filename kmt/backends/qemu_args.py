@@ -74,7 +74,9 @@ def _boot(files: Files, options: Iterable[Option]) -> list[str]:
     return [*argv, "-kernel", str(files.vmlinuz), "-initrd", str(files.initramfs), "-append", words]
 
 
-HEADLESS = Option(("-nodefaults", "-no-user-config", "-display", "none"), ("i8042.noaux", "i8042.nokbd"))
+HEADLESS = Option(
+    ("-machine", "q35", "-nodefaults", "-no-user-config", "-display", "none"), ("i8042.noaux", "i8042.nokbd")
+)
 """No device but those asked for: no network card, no keyboard to probe."""
 ENDS_ON_PANIC = Option(("-no-reboot",), ("panic=-1", "oops=panic"))
 """The kernel reboots at once when it panics, and QEMU ends where the guest reboots."""
