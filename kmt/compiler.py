@@ -24,7 +24,6 @@ from pathlib import Path
 from debian.debfile import DebFile
 
 from kmt import archive, image, proc, rootfs
-from kmt.disks import erofs
 from kmt.errors import BuildError, KmtError
 from kmt.paths import cache, locked, published
 from kmt.rootfs import Progress, quiet
@@ -235,7 +234,7 @@ def disk(progress: Progress = quiet) -> Path:
                 with published(target) as work:
                     tree = work.with_name("tree")
                     _layer(compiler, tree)
-                    erofs(tree, work)
+                    rootfs.pack(tree, work)
                 progress("compiler disk: ready", 1, 1)
     return target
 

@@ -24,7 +24,6 @@ from debian.deb822 import Packages
 
 from kmt import proc, requirements, rootfs
 from kmt.config import Config
-from kmt.disks import erofs
 from kmt.errors import ImageError
 from kmt.paths import cache, locked, published
 from kmt.rootfs import Progress, Recipe, quiet
@@ -47,7 +46,10 @@ def ensure(config: Config, progress: Progress = quiet) -> Path:
         with locked(f"image-{target.stem}"):
             if not target.is_file():
                 rootfs.sweep(target)
-                _build(target, packages, pins, recipe, progress)
+                try:
+                    _build(target, packages, pins, recipe, progress)
+                except OSError as error:
+                    raise rootfs.failure("the guest's image could not be written", [str(error)]) from error
     return target
 
 
@@ -99,7 +101,8 @@ def _build(target: Path, packages: list[str], pins: list[str], recipe: Recipe, p
         progress(f"{label}: compiling Python", 1, 3)
         _compile(root, recipe.python)
         progress(f"{label}: packing", 2, 3)
-        erofs(root, work)
+        rootfs.readable(root)
+        rootfs.pack(root, work)
         record = {"debian": debian_versions(root), "python": python_versions(root / PYTHON), "pins": pins}
         record["sha256"] = _digest(work)
         with published(target.with_suffix(".json")) as notes:
@@ -123,7 +126,6 @@ def _add_python(root: Path, python: str, pins: list[str]) -> None:
     if done.status:
         raise pip_failure(done.stderr)
     shutil.rmtree(where / "bin", ignore_errors=True)  # scripts that name the host's Python
-    proc.run(["chmod", "-R", "go+rX", where])  # pip obeys the umask
 
 
 def _settle(root: Path) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from kmt import proc
 from kmt.archive import mirror
+from kmt.disks import erofs
 from kmt.errors import ImageError
 from kmt.paths import cache_base
 
@@ -45,6 +46,11 @@ _STEPS = (
     "creating tarball",
 )
 _NAMESPACES = ("--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--")
+_COMPLAINT = re.compile(r"E: |dpkg: error|(\S*/)?(tar|unshare|newuidmap|newgidmap|setpriv): |Can't ")
+_ECHO = re.compile(
+    r"(setup failed|failed to run|apt-get .* failed|env .* failed|look like a tar archive|due to previous errors"
+    r"|Some index files failed|could not be parsed or opened)"
+)
 _NO_SPACE = re.compile(re.escape(os.strerror(errno.ENOSPC)) + r"|don't have enough free space", re.IGNORECASE)
 
 
@@ -89,6 +95,8 @@ def command(
         "unshare",
         *user,
         *_NAMESPACES,
+        # When its reader goes away, mmdebstrap hangs up on its whole process group, which would be ours.
+        "setsid",
         "mmdebstrap",
         "--mode=root",
         "--variant=minbase",
@@ -125,8 +133,12 @@ def make(target: Path, packages: Iterable[str], *, label: str, progress: Progres
         _unpack(argv, target, work, label, progress)
     finally:
         remove(work)
-    # Files of other owners cannot be made by an ordinary user, and unreadable ones are of no use to anybody.
-    proc.run(["chmod", "-R", "u+rwX,go+rX", target], error=ImageError)
+    readable(target)
+
+
+def readable(root: Path) -> None:
+    """Let its owner change and everybody read all of a tree, whatever the umask was when it was made."""
+    proc.run(["chmod", "-R", "u+rwX,go+rX", root], error=ImageError)
 
 
 def _unpack(argv: list[str], target: Path, work: Path, label: str, progress: Progress) -> None:
@@ -151,12 +163,12 @@ def _unpack(argv: list[str], target: Path, work: Path, label: str, progress: Pro
                 process.kill()
                 process.wait()
     if any(statuses):
-        raise failure(f"{label}: mmdebstrap failed", last)
+        raise failure(f"{label}: mmdebstrap failed", telling(last))
 
 
 def _listen(said: Iterable[str], label: str, progress: Progress) -> list[str]:
-    """Turn mmdebstrap's words into progress; the last of them that are worth showing."""
-    last: deque[str] = deque(maxlen=6)
+    """Turn mmdebstrap's words into progress; the last of the others."""
+    last: deque[str] = deque(maxlen=60)
     for line in said:
         words = line.removeprefix("I: ").strip().rstrip(".")
         if words in _STEPS:
@@ -164,6 +176,12 @@ def _listen(said: Iterable[str], label: str, progress: Progress) -> list[str]:
         elif words and not line.startswith("I: "):
             last.append(words)
     return list(last)
+
+
+def telling(said: Sequence[str], most: int = 6) -> list[str]:
+    """(pure) The lines that say why: of each program its errors, without those that only pass on that one failed."""
+    errors = [line for line in said if _COMPLAINT.match(line) and not _ECHO.search(line)]
+    return (errors or list(said))[-most:]
 
 
 def failure(what: str, words: Sequence[str]) -> ImageError:
@@ -186,6 +204,14 @@ def need(*programs: str) -> None:
             raise ImageError(
                 f"{program} is not installed", hint=f"install the package {packages.get(program, program)}"
             )
+
+
+def pack(tree: Path, target: Path) -> None:
+    """``tree`` as an erofs image. Raises ImageError that says what to do when there is no space."""
+    try:
+        erofs(tree, target)
+    except ImageError as error:
+        raise failure("mkfs.erofs failed", error.message.splitlines()[1:]) from None
 
 
 def remove(path: Path) -> None:
