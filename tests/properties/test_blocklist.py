@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from interleave import at_every_line
 
 from harness.errors import SettingsError
 from harness.watcher.blocklist import CAPACITY, Blocklist
@@ -69,16 +68,6 @@ def test_capacity_others_evict_an_untouched_entry_and_not_one_fewer() -> None:
     assert len(blocklist) == CAPACITY
 
 
-@pytest.fixture
-def hasty_threads() -> Iterator[None]:
-    """Switch between threads as often as the interpreter can."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
-
-
-@pytest.mark.usefixtures("hasty_threads")
 def test_threads_neither_break_the_bound_nor_lose_what_nobody_evicts() -> None:
     blocklist = Blocklist(64)
     kept = [PathIdentifier(9, n) for n in range(8)]
@@ -86,31 +75,30 @@ def test_threads_neither_break_the_bound_nor_lose_what_nobody_evicts() -> None:
         blocklist.add(id, "kept")
 
     def work(dev: int) -> None:
-        for n in range(300):
+        for n in range(100):
             blocklist.add(PathIdentifier(dev, n), "passing")
             # Between two touches of one entry the four threads make at most 4 * 8 additions: none can be evicted.
             if n % 8 == 0:
                 assert [blocklist.sample_path(id) for id in kept] == ["kept"] * 8
             assert len(blocklist) <= 64
 
-    with ThreadPoolExecutor(4) as pool:
+    with at_every_line("harness.watcher.blocklist", 0.1), ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(4)))
     assert len(blocklist) == 64
     assert len({id for id, _ in blocklist.entries()}) == 64
 
 
-@pytest.mark.usefixtures("hasty_threads")
 def test_threads_may_evict_what_another_is_looking_up() -> None:
     blocklist = Blocklist(1)
 
     def work(inode: int) -> None:
         id = PathIdentifier(1, inode)
-        for _ in range(2000):
+        for _ in range(200):
             blocklist.add(id, "mine")
             assert blocklist.sample_path(id) in (None, "mine")
             assert len(blocklist) == 1
 
-    with ThreadPoolExecutor(4) as pool:
+    with at_every_line("harness.watcher.blocklist", 0.1), ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(4)))
 
 

@@ -6,7 +6,6 @@ What callbacks in flight can do to it is tested exhaustively in ``test_registry_
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import threading
 import time
@@ -20,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from interleave import at_every_line
 from strategies import pids
 
 from harness.telemetry import Registry
@@ -91,7 +91,9 @@ class RegistryMachine(RuleBasedStateMachine):
         self.stopped = False
 
     def teardown(self) -> None:
-        self.world.directory.cleanup()
+        with self.world:
+            self.clear()
+            self.metrics_say_so_too()
 
     @rule(name=names)
     def write(self, name: str) -> None:
@@ -170,7 +172,8 @@ class RegistryMachine(RuleBasedStateMachine):
             with pytest.raises(OSError, match=r"No such file|Too many levels"):
                 call()
             return None
-        id = PathIdentifier.of_file(file)
+        stat = file.stat()
+        id = PathIdentifier(stat.st_dev, stat.st_ino)
         if self.stopped:
             with pytest.raises(AlreadyStoppedError):
                 call()
@@ -210,16 +213,19 @@ class RegistryMachine(RuleBasedStateMachine):
         self.counts["unregistered"] += len(ids)
         self.counts["unregister_failed_cb"] += len(self.broken_exits.intersection(ids))
 
-    @rule(really=st.integers(0, 4))
-    def clear(self, really: int) -> None:
-        if really:
-            return
+    @rule(really=st.integers(0, 9))
+    def clear_now_and_then(self, really: int) -> None:
+        if not really:
+            self.clear()
+
+    def clear(self) -> None:
         self.real.clear()
         assert sorted(self.calls[len(self.expected) :]) == sorted(("deact", id) for id in self.holders)
         self.over(list(self.holders))
         self.holders.clear()
         self.stopped = True
         self.real.clear()
+        assert self.calls == self.expected
 
     @invariant()
     def callbacks_are_those_expected(self) -> None:
@@ -249,7 +255,7 @@ TestRegistry.settings = settings(stateful_step_count=15)
 Script = list[tuple[str, int, int]]
 Log = dict[PathIdentifier, list[str]]
 words = st.sampled_from(["register", "register", "unregister"])
-scripts = st.lists(st.tuples(words, st.integers(0, 1), pids), max_size=20)
+scripts = st.lists(st.tuples(words, st.integers(0, 1), pids), min_size=1, max_size=12)
 
 
 def play(registry: FileRegistry, script: Script, log: Log) -> None:
@@ -271,21 +277,16 @@ def play(registry: FileRegistry, script: Script, log: Log) -> None:
                 registry.unregister(pid)
 
 
-@settings(max_examples=max(5, settings().max_examples // 5))
-@given(st.lists(scripts, min_size=2, max_size=3))
-def test_threads_see_each_epoch_begin_and_end_once(parts: list[Script]) -> None:
+def run_threads(parts: list[Script]) -> None:
+    """Play each script in its thread; each file's epochs must follow one another, and nothing be left."""
     log: Log = {}
-    interval = sys.getswitchinterval()
-    with World() as world, ThreadPoolExecutor(len(parts)) as pool:
+    with World() as world:
         for number in range(2):
             (world.files / str(number)).touch()
         registry = FileRegistry("threads", proc_root=str(world.proc), metrics=Registry())
-        sys.setswitchinterval(1e-6)
-        try:
+        with at_every_line("harness.watcher.registry", 0.1), ThreadPoolExecutor(len(parts)) as pool:
             for done in [pool.submit(play, registry, script, log) for script in parts]:
                 done.result()
-        finally:
-            sys.setswitchinterval(interval)
         assert registry.in_flight == 0
         for pid in registry.registered_processes():
             registry.unregister(pid)
@@ -294,6 +295,16 @@ def test_threads_see_each_epoch_begin_and_end_once(parts: list[Script]) -> None:
     for calls in log.values():
         epoch = ["act begins", "act ends", "deact begins", "deact ends"]
         assert calls == epoch * (len(calls) // 4)
+
+
+@settings(max_examples=max(5, settings().max_examples // 5))
+@given(st.lists(scripts, min_size=2, max_size=3))
+def test_threads_see_each_epoch_begin_and_end_once(parts: list[Script]) -> None:
+    run_threads(parts)
+
+
+def test_threads_that_come_and_go_on_one_file() -> None:
+    run_threads([[("register", 0, pid), ("unregister", 0, pid)] * 40 for pid in range(1, 5)])
 
 
 def test_a_callback_that_hangs_holds_up_nobody_else() -> None:
