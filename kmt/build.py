@@ -32,8 +32,8 @@ from kmt.rootfs import Progress, quiet
 
 SUFFIX = ".bpf.c"
 DEBUG = "-debug"
-_ERROR = re.compile(r"^[^\s:][^:]*(:\d+){0,2}: (fatal )?error: ")
-_NEXT = re.compile(r"^([^\s:][^:]*:\d+:\d+: |In file included from |\d+ (error|warning)s? )")
+_ERROR = re.compile(r"[^\s:][^:]*(:\d+){0,2}: (fatal )?error: |LLVM ERROR: ")
+_NEXT = re.compile(r"[^\s:][^:]*:\d+:\d+: |In file included from |\d+ (error|warning)s? |PLEASE submit a bug report")
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def _compile_all(
     progress: Progress,
 ) -> None:
     """Compile side by side; errors of all sources together, once each (a debug object fails as its twin does)."""
-    failed: dict[str, None] = {}
+    failed: dict[str, BuildError] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         futures = {name: pool.submit(job.run, *jobs[name], objects[name]) for name in names}
         try:
@@ -205,12 +205,12 @@ def _compile_all(
                 try:
                     future.result()
                 except BuildError as error:
-                    failed[str(error)] = None
+                    failed[str(error)] = error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     if failed:
-        raise BuildError("\n".join(failed))
+        raise failed.popitem()[1] if len(failed) == 1 else BuildError("\n".join(failed))
     if names:
         progress("building objects", len(names), len(names))
 

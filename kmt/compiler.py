@@ -131,8 +131,10 @@ class Compiler:
                     self.start()
         except BuildError:
             raise
-        except (KmtError, OSError) as error:
-            raise BuildError(f"the compiler environment could not be made: {error}") from error
+        except KmtError as error:
+            raise BuildError(f"no compiler environment could be made: {error.message}", hint=error.hint) from error
+        except OSError as error:
+            raise BuildError(f"no compiler environment could be made: {error}") from error
 
     def start(self) -> None:
         """Make it anew, in place of one that is there. Raises ImageError; BuildError when it does not answer then."""
