@@ -98,7 +98,7 @@ def describe(row: Row, *, config: Config) -> Description:
     try:
         _refuse(row)
     except UnavailableError as error:
-        return Description(row, None, False, str(error))
+        return Description(row, None, False, error.message)
     pin = lock.pinned(lock.location(config), row)
     if pin is not None:
         return Description(row, pin.release, _home(pin, row).whole(), row.note)

@@ -38,17 +38,17 @@ def listing(root: Path, words: Sequence[str]) -> str:
 
 
 def fetch(root: Path, words: Sequence[str], *, update: bool = False) -> tuple[list[str], int]:
-    """Fetch the rows, all before any error counts: a line a row, and the exit status of the worst."""
+    """Fetch the rows side by side, all before any error counts: a line a row, and the exit status of the worst."""
     settings = config.load(root)
     lines, status = [], 0
     with bars() as progress:
-        for row in rows(settings, words, ",".join(settings.kernels)):
-            try:
-                kernel = archive.prepare(row, config=settings, update=update, progress=progress)
-                lines.append(f"{row.name}: {kernel.release} ({kernel.origin})")
-            except KmtError as error:
-                lines.append(f"{row.name}: {error.outcome}: {error}")
-                status = max(status, error.exit_status)
+        chosen = rows(settings, words, ",".join(settings.kernels))
+        for name, found in archive.prepare_all(chosen, config=settings, update=update, progress=progress).items():
+            if isinstance(found, KmtError):
+                lines.append(f"{name}: {found.outcome}: {found}")
+                status = max(status, found.exit_status)
+            else:
+                lines.append(f"{name}: {found.release} ({found.origin})")
     return lines, status
 
 
