@@ -32,7 +32,7 @@ from kmt.rootfs import Progress, quiet
 
 SUFFIX = ".bpf.c"
 DEBUG = "-debug"
-_ERROR = re.compile(r"[^\s:][^:]*(:\d+){0,2}: (fatal )?error: |LLVM ERROR: ")
+_ERROR = re.compile(r"([^\s:][^:]*(:\d+){0,2}: )?(fatal )?error: |LLVM ERROR: ")
 _NEXT = re.compile(r"[^\s:][^:]*:\d+:\d+: |In file included from |\d+ (error|warning)s? |PLEASE submit a bug report")
 
 

@@ -107,6 +107,11 @@ def test_the_compilers_errors_are_shown_with_their_lines_and_nothing_else():
     assert shown.splitlines() == [line for n, line in enumerate(SAID.splitlines()) if 4 <= n <= 9]
 
 
+def test_of_a_compiler_that_crashes_the_reason_is_shown_and_not_the_stack():
+    said = "fatal error: error in backend: No space left\nPLEASE submit a bug report\nStack dump:\n #0 0x7f main\n"
+    assert build.explain(said, 1) == "fatal error: error in backend: No space left"
+
+
 def test_of_many_errors_the_first_are_shown_and_the_rest_counted():
     said = "".join(f"a.bpf.c:{n}:1: error: number {n}\n" for n in range(1, 10))
     shown = build.explain(said, 1)
