@@ -36,12 +36,12 @@ def write(reporter: pytest.TerminalReporter, kernels: Sequence[KernelResult], fa
     """Write it. ``facts`` are the configured columns."""
     for kernel in kernels:
         if kernel.outcome in _DIED and kernel.console:
-            reporter.section(f"console of {kernel.name}: the end of {kernel.console}", sep="-")
+            reporter.write_sep("-", f"console of {kernel.name}: the end of {kernel.console}")
             for line in tail(Path(kernel.console)):
                 reporter.write_line(line)
     if not kernels:
         return
-    reporter.section("kernels", bold=True)
+    reporter.write_sep("=", "kernels", bold=True)
     terminal = reporter.isatty if isinstance(reporter.isatty, bool) else reporter.isatty()
     width = reporter._tw.fullwidth if terminal else 200
     reporter.write_line(table.render(kernels, facts, width=width, colour=reporter.hasmarkup))
