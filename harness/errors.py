@@ -57,6 +57,8 @@ class BpfError(HarnessError):
     def __init__(self, operation: str, code: int, *, detail: str = "", hint: str = "") -> None:
         name = errno_names.errorcode.get(code, str(code))
         said = f": {detail}" if detail else ""
+        if code == errno_names.EPERM and not hint:
+            hint = "it takes root, or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; a locked-down kernel refuses it to all"
         super().__init__(f"{operation}: {name} ({os.strerror(code)}){said}", hint=hint)
         self.operation = operation
         self.code = code

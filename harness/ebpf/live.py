@@ -78,18 +78,13 @@ class LiveKernel:
 
     def symbols(self, names: Collection[str]) -> frozenset[str]:
         """Those of the names that ``/proc/kallsyms`` has."""
-        wanted, found = set(names), set()
         try:
-            with (self.proc_root / "kallsyms").open() as lines:
-                for line in lines:
-                    fields = line.split()
-                    if len(fields) >= 3 and fields[2] in wanted:
-                        found.add(fields[2])
-                        if len(found) == len(wanted):
-                            break
+            table = (self.proc_root / "kallsyms").read_bytes()
         except OSError as error:
             raise HarnessError(f"the kernel's symbols cannot be read: {error}") from None
-        return frozenset(found)
+        # A line is "address type name", and "[module]" behind a tab. Splitting 150,000 of them takes seconds under
+        # emulation, searching them does not.
+        return frozenset(n for n in names if any(b" %b%b" % (n.encode(), end) in table for end in (b"\n", b"\t")))
 
     def load(self, name: str, image: bytes, options: LoadOptions) -> BpfObject:
         """Load an object, after comparing what its programs expect with what the kernel's functions are."""

@@ -194,15 +194,6 @@ def test_losses_are_counted_exactly(live, bpf_dir, room, monkeypatch, ringbuf):
         assert drained(running) == [b"libssl.so"]
 
 
-def test_rounds_of_attaching(live, bpf_dir, room):
-    put("libssl.so")
-    for _ in range(5):
-        with program.start(live, BpfSettings(bpf_dir)) as running:
-            libraries.open_(b"libssl.so")
-            assert drained(running) == [b"libssl.so"]
-        libraries.open_(b"libssl.so")
-
-
 @pytest.mark.parametrize(
     ("openat2", "machine", "calls"),
     [

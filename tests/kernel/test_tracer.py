@@ -4,7 +4,6 @@ import ctypes
 import dataclasses
 import os
 import socket
-import threading
 import traceback
 from pathlib import Path
 
@@ -176,32 +175,6 @@ def forked(call):
         finally:
             os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def test_rounds_of_attaching_under_traffic(live, settings):
-    """Load, attach and unload again and again while connections come and go."""
-    stop = threading.Event()
-    done = []
-
-    def traffic():
-        while not stop.is_set():
-            done.append(tcp.exchange(100, 100, number=len(done) % 1000))
-
-    worker = threading.Thread(target=traffic)
-    worker.start()
-    try:
-        for _ in range(5):
-            with load(live, settings) as tracer:
-                # The first to end may have begun before; the second is a whole one.
-                count = len(done)
-                while len(done) < count + 2 and worker.is_alive():
-                    stop.wait(0.01)
-                conns = tracer.closed(0)
-                assert any(c.stats.sent_bytes == 100 == c.stats.recv_bytes for c in conns)
-    finally:
-        stop.set()
-        worker.join()
-    assert done
 
 
 def test_a_wrong_signature_is_refused_before_loading(live, settings, bpf_dir):
