@@ -34,6 +34,11 @@ class Found:
     marks: tuple[pytest.MarkDecorator, ...]
     is_property: bool
 
+    @property
+    def is_host_only(self) -> bool:
+        """It was collected in a guest and is marked never to run in one."""
+        return any(mark.name == "host_only" for mark in self.marks)
+
 
 @dataclass
 class GuestCollector:

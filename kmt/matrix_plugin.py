@@ -36,6 +36,8 @@ from kmt.run import Running, group_by_machine
 
 HOST = "host"
 """The word for this machine's own kernel, and the backend that runs it."""
+NOWHERE = ("",)
+"""The kernels of a test that may run in none."""
 
 
 def settings(pytest_config: pytest.Config) -> config.Config:
@@ -74,6 +76,8 @@ class MatrixPlugin:
         self._run: runs.Run | None = None
         self.results: list[KernelResult] = []
         self._begin = monotonic()
+        for row in self._rows:
+            self._backend(row)  # a wrong name is said before anything is collected
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
 
     def pytest_report_header(self) -> str:
@@ -91,7 +95,8 @@ class MatrixPlugin:
         if report.passed and isinstance(report.result, list):
             made: list[pytest.Item | pytest.Collector] = []
             for node in report.result:
-                if not isinstance(node, pytest.Item):
+                # With ids as arguments the session itself is asked for items that are already made.
+                if not isinstance(node, pytest.Item) or isinstance(node, KernelItem):
                     made.append(node)
                     continue
                 self._known.setdefault(node.nodeid.split("::", 1)[0], set()).add(node.nodeid)
@@ -107,7 +112,7 @@ class MatrixPlugin:
             return
         if self._pytest.option.collectonly:  # boots nothing
             placeholder = KernelItem.from_parent(
-                module, name="(collected in a guest)", kernel="", guest_id=module.nodeid, inner=None
+                module, name="(collected in a guest)", kernel=names[0], guest_id=module.nodeid, inner=None
             )
             found: list[KernelItem] = [placeholder]
         else:
@@ -122,7 +127,7 @@ class MatrixPlugin:
                 report.longrepr = f"{report.longreprtext}\n\nnor in a guest of {self._rows[0].name}: {error}"
                 return
             self._known[module.nodeid] = {test.id for test in tests}
-            found = [item for test in tests for item in adopt(test, module, names)]
+            found = [i for test in tests for i in adopt(test, module, NOWHERE if test.is_host_only else names)]
         report.outcome, report.longrepr, report.result = "passed", None, list(found)
 
     @pytest.hookimpl(tryfirst=True)
@@ -131,10 +136,10 @@ class MatrixPlugin:
         if self._collector is not None:
             self._collector.close()
             self._collector = None
-        left = [item for item in items if not isinstance(item, KernelItem)]
+        left = [item for item in items if not (isinstance(item, KernelItem) and item.kmt_kernel)]
         if left:
             config.hook.pytest_deselected(items=left)
-            items[:] = [item for item in items if isinstance(item, KernelItem)]
+            items[:] = [item for item in items if item not in left]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:

@@ -84,5 +84,5 @@ class Port:
         return frames
 
     def give_back(self, frames: list[Frame]) -> None:
-        """Frames that a relay read and did not want; ``receive`` gives them next."""
-        self._frames = frames + self._frames
+        """Frames that a relay read and did not want; ``receive`` gives them later, in their order."""
+        self._frames += frames

@@ -1,0 +1,325 @@
+"""What ``pytest --kernel`` promises, through real child sessions on the backend that needs no VM."""
+
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.host_only
+
+TESTS = """
+    import os, platform
+    import pytest
+    from hypothesis import given, strategies as st
+
+    @pytest.mark.parametrize("letter", ["a", "b"])
+    def test_letters(letter):
+        assert letter in "ab"
+
+    def test_where(kernel, record_property):
+        record_property("kmt.python", platform.python_version())
+        assert kernel.release == platform.release()
+        assert kernel.name == os.environ["KMT_KERNEL"] == "host"
+
+    class TestClass:
+        def test_fails(self):
+            print("said aloud")
+            assert 1 == 2
+
+    @given(st.integers())
+    def test_property(number):
+        assert number == number
+
+    @pytest.fixture
+    def broken():
+        raise RuntimeError("no such luck")
+
+    def test_broken(broken):
+        pass
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project of somebody else's in a directory with a space; ``run`` starts a real pytest in it."""
+    root = tmp_path / "their project"
+    root.mkdir()
+    monkeypatch.setenv("KMT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("KMT_GUEST", raising=False)
+    (root / "pyproject.toml").write_text("[tool.pytest.ini_options]\ntestpaths = ['.']\n")
+    return Project(root)
+
+
+class Project:
+    def __init__(self, root):
+        self.root = root
+
+    def write(self, text=TESTS, name="test_theirs.py"):
+        (self.root / name).write_text(textwrap.dedent(text))
+
+    def command(self, *words):
+        return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words]
+
+    def run(self, *words, kernel="host"):
+        words = (*words, "--kernel", kernel) if kernel else words
+        return subprocess.run(self.command(*words), cwd=self.root, capture_output=True, text=True, timeout=120)
+
+
+def test_outcomes_are_pytests_own(project):
+    project.write()
+    done = project.run("-v", "--durations=1")
+    assert done.returncode == 1
+    assert "1 failed, 4 passed, 1 error" in done.stdout
+    for words in ("test_letters[a-host] PASSED", "TestClass::test_fails[host] FAILED", "test_broken[host] ERROR"):
+        assert words in done.stdout
+    assert "said aloud" in done.stdout
+    assert "no such luck" in done.stdout
+    assert "slowest" in done.stdout
+
+
+def test_ids_have_kernels_in_them_and_collecting_boots_nothing(project, tmp_path):
+    project.write()
+    done = project.run("--co", "-q", kernel="5.10,host,7.3")
+    assert "test_theirs.py::test_letters[a-5.10]" in done.stdout
+    assert "test_theirs.py::TestClass::test_fails[7.3]" in done.stdout
+    assert "18 tests collected" in done.stdout
+    assert not (tmp_path / "cache" / "v1" / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "summary"),
+    [
+        (("-k", "letters"), "2 passed, 4 deselected"),
+        (("-k", "host and fails"), "1 failed, 5 deselected"),
+        (("-x", "-k", "fails or broken"), "1 failed, 4 deselected"),
+        (("test_theirs.py::test_where",), "1 passed"),
+        (("test_theirs.py::test_letters[a-host]",), "1 passed"),
+        (("--deselect", "test_theirs.py::test_broken", "-k", "not fails"), "4 passed"),
+    ],
+)
+def test_selection_works_as_ever(project, words, summary):
+    project.write()
+    assert summary in project.run(*words).stdout
+
+
+def test_last_failed_runs_just_those(project):
+    project.write()
+    cache = ("-p", "cacheprovider")
+    subprocess.run([sys.executable, "-m", "pytest", "--kernel", "host"], cwd=project.root, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *cache, "--kernel", "host", "--lf"],
+        cwd=project.root, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "1 failed, 1 error" in done.stdout
+    assert "passed" not in done.stdout.splitlines()[-1]
+
+
+def test_junit_and_json_tell_kernel_by_kernel(project):
+    project.write()
+    done = project.run("--junitxml=out.xml", "--kernel-json=out.json")
+    results = json.loads((project.root / "out.json").read_text())
+    assert results["schema"] == 1
+    assert results["exit_status"] == done.returncode == 1
+    (kernel,) = results["kernels"]
+    assert kernel["counts"] == {"passed": 4, "failed": 1, "skipped": 0, "error": 1}
+    assert kernel["facts"]["python"].count(".") == 2
+    assert kernel["outcome"] == "failed"
+    cases = ElementTree.parse(project.root / "out.xml").findall(".//testcase")
+    assert len(cases) == 6
+    values = {p.get("name"): p.get("value") for p in cases[0].iter("property")}
+    assert (values["kernel"], values["accelerator"]) == ("host", "none")
+
+
+def test_host_only_tests_and_files_outside_the_globs_are_deselected_and_counted(project):
+    project.write()
+    project.write("import pytest\n@pytest.mark.host_only\ndef test_here(): pass\n", "test_host.py")
+    project.write("def test_elsewhere(): pass\n", "test_other.py")
+    with (project.root / "pyproject.toml").open("a") as file:
+        file.write("[tool.kmt]\nguest = ['test_theirs.py', 'test_host.py']\n")
+    done = project.run("-k", "letters or test_here or elsewhere")
+    assert "2 passed, 6 deselected" in done.stdout
+
+
+def test_without_kernel_tests_run_on_the_host(project):
+    project.write("def test_here(kernel):\n    assert kernel.name == 'host'\n")
+    assert "1 passed" in project.run(kernel="").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--pdb",), "cannot reach into guests"),
+        (("--kernel", "5.11"), "no kernel '5.11'"),
+        (("--kernel-backend", "quemu", "--kernel", "6.1"), "did you mean 'qemu'"),
+    ],
+)
+def test_what_cannot_be_is_one_clear_line(project, words, said):
+    project.write()
+    done = project.run(*words)
+    assert done.returncode == 4
+    (line,) = [line for line in done.stderr.splitlines() if said in line]
+    assert line.startswith("ERROR: kmt: ")
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_addopts_of_the_project_do_not_act_twice(project):
+    project.write("def test_one(): pass\n")
+    text = "[tool.pytest.ini_options]\naddopts = '--kernel host --junitxml=x.xml -x --lf'\n"
+    (project.root / "pyproject.toml").write_text(text)
+    done = subprocess.run([sys.executable, "-m", "pytest"], cwd=project.root, capture_output=True, text=True)
+    assert "1 passed" in done.stdout
+
+
+def test_a_test_that_ends_its_session_is_an_error_and_names_itself(project):
+    project.write("""
+        import os
+        def test_before(): pass
+        def test_kills(): os._exit(9)
+        def test_after(): pass
+    """)
+    done = project.run("--kernel-json=out.json")
+    assert "1 passed, 2 errors" in done.stdout
+    assert "ended with status 9" in done.stdout
+    assert "while test_theirs.py::test_kills ran" in done.stdout
+    tests = json.loads((project.root / "out.json").read_text())["kernels"][0]["tests"]
+    assert {t["id"]: t["lost"] for t in tests if t["outcome"] == "error"} == {
+        "test_theirs.py::test_kills": True,
+        "test_theirs.py::test_after": True,
+    }
+
+
+def test_ids_on_one_side_only_are_errors(project):
+    project.write("""
+        import os
+        if os.environ.get("KMT_GUEST"):
+            def test_guest_only(): pass
+        else:
+            def test_host_only_by_accident(): pass
+        def test_both(): pass
+    """)
+    done = project.run()
+    assert "1 passed, 2 errors" in done.stdout
+    assert "the host collected it and the guest did not" in done.stdout
+    assert "collected in the guest and not on the host" in done.stdout
+
+
+def test_a_module_that_only_a_guest_can_import_is_collected_there(project):
+    project.write("""
+        import os
+        if not os.environ.get("KMT_GUEST"):
+            raise ImportError("only in guests")
+        import pytest
+        class TestThere:
+            @pytest.mark.parametrize("n", [1, 2])
+            def test_n(self, n): pass
+        @pytest.mark.host_only
+        def test_never(): pass
+    """)
+    done = project.run("-v")
+    assert "TestThere::test_n[1-host] PASSED" in done.stdout
+    assert "2 passed, 1 deselected" in done.stdout
+    assert "(collected in a guest)" in project.run("--co", "-q").stdout
+    project.write("import nowhere_at_all\n")
+    done = project.run()
+    assert done.returncode == 2
+    assert "nor in a guest of host" in done.stdout
+
+
+def test_requires_skips_and_strict_skips_fail(project):
+    project.write("""
+        import pytest
+        @pytest.mark.requires("flux")
+        def test_flux(): pass
+        @pytest.mark.requires("root_or_not")
+        def test_has(): pass
+        @pytest.mark.skip(reason="just so")
+        def test_skip(): pass
+    """)
+    conftest = "def pytest_kmt_probe(feature): return {'flux': False, 'root_or_not': True}.get(feature)\n"
+    project.write(conftest, "conftest.py")
+    assert "1 passed, 2 skipped" in project.run().stdout
+    with (project.root / "pyproject.toml").open("a") as file:
+        file.write("[tool.kmt]\nstrict_skips = true\n")
+    done = project.run()
+    assert "1 passed, 1 skipped, 1 error" in done.stdout
+    assert "only requires(...) may skip" in done.stdout
+
+
+def test_a_counter_example_is_kept_on_the_host_and_replayed(project):
+    project.write("""
+        from hypothesis import given, strategies as st
+        @given(st.integers())
+        def test_small(n): assert n < 12345
+    """)
+    first = project.run()
+    assert "reproduce_failure" in first.stdout
+    assert list((project.root / ".hypothesis" / "examples").rglob("*"))
+    project.write("""
+        from hypothesis import given, settings, strategies as st, Phase
+        @settings(phases=[Phase.reuse])
+        @given(st.integers())
+        def test_small(n): assert n < 12345
+    """)
+    # The key is the test itself, so a changed decorator keeps it: only the reuse phase runs now.
+    assert "12345" in project.run().stdout
+
+
+def interrupted(project, *, times):
+    """Ctrl-C while the second of two tests runs: what was said, the exit status."""
+    project.write("""
+        import pathlib, time
+        def test_quick(): pass
+        def test_slow():
+            pathlib.Path("begun").touch()
+            time.sleep(600)
+    """)
+    words = project.command("-v", "--kernel", "host")
+    process = subprocess.Popen(words, cwd=project.root, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    end = time.monotonic() + 60
+    while not (project.root / "begun").exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.02)
+    for _ in range(times):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    said, _ = process.communicate(timeout=60)
+    return said, process.returncode
+
+
+def test_ctrl_c_stops_cleanly_and_reports_what_is_done(project):
+    said, status = interrupted(project, times=1)
+    assert status == 2
+    assert "1 passed" in said
+    assert "stopped" in said
+    assert not leftovers(project)
+
+
+def test_ctrl_c_twice_stops_at_once(project):
+    _, status = interrupted(project, times=2)
+    assert status != 0
+    end = time.monotonic() + 5
+    while leftovers(project) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not leftovers(project)
+
+
+def leftovers(project):
+    found = subprocess.run(["pgrep", "-f", "kmt_guest"], capture_output=True, text=True).stdout.split()
+    mine = []
+    for pid in found:
+        try:
+            if bytes(project.root.parent / "cache") in Path(f"/proc/{pid}/environ").read_bytes():
+                mine.append(pid)
+        except OSError:
+            continue
+    return mine
+
+
+def test_output_that_is_not_a_terminals_has_no_escapes(project):
+    project.write()
+    assert "\x1b" not in project.run().stdout
