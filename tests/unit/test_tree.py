@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LIMIT = 350
 """Lines of a module; beyond about 300 it is time to divide it."""
+LIMIT_OF_TESTS = 550
 
 
 def tracked(*patterns):
@@ -30,8 +31,9 @@ def names(pairs):
 
 @pytest.mark.parametrize(("path", "text"), PYTHON, ids=names(PYTHON))
 def test_modules_are_short_and_say_what_they_are(path, text):
-    assert len(text.splitlines()) <= LIMIT
-    if path.relative_to(ROOT).parts[0] in ("kmt", "harness") or path.name == "tasks.py":
+    room = path.relative_to(ROOT).parts[0]
+    assert len(text.splitlines()) <= (LIMIT_OF_TESTS if room == "tests" else LIMIT)
+    if room in ("kmt", "harness") or path.name == "tasks.py":
         assert ast.get_docstring(ast.parse(text)), "a module says its job in its first lines"
 
 
