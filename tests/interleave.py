@@ -32,4 +32,4 @@ def at_every_line(package: str, chance: float = 0.3) -> Iterator[None]:
     try:
         yield
     finally:
-        threading.settrace(before)  # type: ignore[arg-type]
+        threading.settrace(before)

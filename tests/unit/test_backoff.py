@@ -67,9 +67,9 @@ def test_nothing_counts_before_the_first_success(outcomes: list[bool], uniform: 
             assert extra == 0 if schedule.errors == 0 else top / 2 <= extra < top or extra == 90
 
 
-@pytest.mark.parametrize("wrong", [{"base": 0}, {"base": -1}, {"base": math.inf}, {"base": math.nan}])
-def test_senseless_settings(wrong: dict[str, float]) -> None:
+@pytest.mark.parametrize("base", [0, -1, math.inf, math.nan])
+def test_senseless_settings(base: float) -> None:
     with pytest.raises(SettingsError):
-        Backoff(**wrong)
+        Backoff(base)
     with pytest.raises(SettingsError):
         Backoff(5, recovery=0)

@@ -98,7 +98,7 @@ def test_other_kinds_of_keys() -> None:
         signed = root(keys={public.keyid: public.to_dict()})
         signed["roles"]["root"]["keyids"] = signed["roles"]["targets"]["keyids"] = [public.keyid]
         signature = signer.sign((encode_canonical(signed) or "").encode()).signature
-        whole = {"signed": signed, "signatures": [{"keyid": public.keyid, "sig": signature}]}
+        whole: dict[str, Any] = {"signed": signed, "signatures": [{"keyid": public.keyid, "sig": signature}]}
         assert len(tuf.load_root(json.dumps(whole).encode()).targets_keys) == 1
         whole["signatures"][0]["sig"] = ("1" if signature[0] == "0" else "0") + signature[1:]
         with pytest.raises(ThresholdError):
