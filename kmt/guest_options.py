@@ -1,8 +1,11 @@
-"""Which of the host's pytest options act in guests too, as the command line that says them."""
+"""Which of the host's pytest options act in guests too: as a command line, and pytest-cov's as values."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,3 +33,24 @@ def _options(config: pytest.Config) -> Iterator[str]:
     for pair in getattr(option, "override_ini", None) or ():
         if not pair.startswith("addopts="):
             yield from ("-o", pair)
+
+
+def coverage(config: pytest.Config) -> dict[str, Any] | None:
+    """How pytest-cov measures on this side; None where it does not."""
+    source = getattr(config.option, "cov_source", None)
+    if not source or getattr(config.option, "no_cov", False):
+        return None
+    # ``--cov`` alone is True in that list: everything below the current directory.
+    named = [str(s) for s in source if isinstance(s, str)]
+    file = config.rootpath / str(getattr(config.option, "cov_config", ".coveragerc"))
+    return {
+        "source": named or None,
+        "branch": getattr(config.option, "cov_branch", None),
+        "config": str(file) if file.is_file() else True,
+    }
+
+
+def take_coverage(artifacts: Path, root: Path) -> None:
+    """Put a guest's coverage data where pytest-cov combines it when the session ends."""
+    for file in artifacts.glob(".coverage.kmt-*"):
+        shutil.copyfile(file, root / file.name)

@@ -40,6 +40,8 @@ class Plan:
     env: Mapping[str, str]
     strict_skips: bool
     known: Mapping[str, frozenset[str]]
+    coverage: Mapping[str, Any] | None = None
+    """How the host's pytest-cov measures (``source, branch, config``); None where it does not."""
 
 
 @dataclass
@@ -96,6 +98,7 @@ def request(
         "accelerator": kernel["accelerator"],
         "collect_only": collect_only,
         "strict_skips": plan.strict_skips,
+        "coverage": None if collect_only else plan.coverage,
     }
 
 

@@ -24,7 +24,7 @@ from kmt.backends.base import Backend, Machine
 from kmt.errors import KmtError
 from kmt.events import Event, Lost, Progress
 from kmt.guest_collect import GuestCollector
-from kmt.guest_options import travelling_options
+from kmt.guest_options import coverage, take_coverage, travelling_options
 from kmt.guest_session import Plan, environment
 from kmt.host_session import HostSession
 from kmt.items import KernelItem, adopt, expand, runs_in_guests
@@ -173,6 +173,8 @@ class MatrixPlugin:
                 playing.play(running)
             self._nowhere_run(playing)
         finally:
+            for job in jobs:
+                take_coverage(self._registered().kernel_dir(job.row.name) / "artifacts", self._config.root)
             self.results = [playing.results[j.row.name] for j in jobs if j.row.name in playing.results]
 
     def _job(self, row: matrix.Row, items: Sequence[KernelItem]) -> Job:
@@ -223,6 +225,7 @@ class MatrixPlugin:
             env=environment(self._config.env),
             strict_skips=self._config.strict_skips,
             known={path: frozenset(ids) for path, ids in self._known.items() if path not in partly},
+            coverage=coverage(self._pytest),
         )
 
     @pytest.hookimpl(tryfirst=True)

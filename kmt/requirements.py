@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 from kmt.errors import ConfigError
 
-ALWAYS = ("pytest", "hypothesis")
+ALWAYS = ("pytest", "hypothesis", "coverage")
 """What every guest gets if the host has it."""
 
 

@@ -11,7 +11,8 @@ import base64
 import os
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ class Channel:
 def run_pytest(request: dict[str, Any], stream: socket.socket) -> int:
     """Run what ``request`` says and return pytest's exit status.
 
-    ``root, inifile, files, ids, options, env, kernel, accelerator, collect_only, strict_skips`` are its keys.
+    ``root, inifile, files, ids, options, env, kernel, accelerator, collect_only, strict_skips, coverage``
+    are its keys.
     """
     for fd in (1, 2):
         os.set_blocking(fd, True)
@@ -56,7 +58,28 @@ def run_pytest(request: dict[str, Any], stream: socket.socket) -> int:
     import pytest
 
     channel = Channel(stream)
-    return int(pytest.main(list(_arguments(request)), plugins=_plugins(request, channel)))
+    with _measured(request.get("coverage")):
+        return int(pytest.main(list(_arguments(request)), plugins=_plugins(request, channel)))
+
+
+@contextmanager
+def _measured(wanted: dict[str, Any] | None) -> Iterator[None]:
+    """Measure coverage as the host's pytest-cov does; the data is an artefact that the host combines."""
+    if not wanted:
+        yield
+        return
+    import coverage
+
+    file = Path(os.environ["KMT_ARTIFACTS"]) / f".coverage.kmt-{os.environ['KMT_KERNEL']}.{os.getpid()}"
+    measuring = coverage.Coverage(
+        data_file=str(file), source=wanted["source"], branch=wanted["branch"], config_file=wanted["config"]
+    )
+    measuring.start()
+    try:
+        yield
+    finally:
+        measuring.stop()
+        measuring.save()
 
 
 def _plugins(request: dict[str, Any], channel: Channel) -> list[Any]:

@@ -323,3 +323,12 @@ def leftovers(project):
 def test_output_that_is_not_a_terminals_has_no_escapes(project):
     project.write()
     assert "\x1b" not in project.run().stdout
+
+
+def test_coverage_of_guests_is_combined_with_the_hosts(project):
+    project.write("def reached():\n    return 1\n\n\ndef never():\n    return 2\n", "measured.py")
+    project.write("import measured\n\ndef test_it(): assert measured.reached() == 1\n")
+    done = project.run("--cov=measured", "--cov-report=term-missing")
+    assert "1 passed" in done.stdout
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("measured.py")]
+    assert line.split() == ["measured.py", "4", "1", "75%", "6"]
