@@ -7,7 +7,6 @@ belongs to the caller. The guest's image is made of one by ``image.py``, the com
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shutil
@@ -51,7 +50,20 @@ _ECHO = re.compile(
     r"(setup failed|failed to run|apt-get .* failed|env .* failed|look like a tar archive|due to previous errors"
     r"|Some index files failed|could not be parsed or opened)"
 )
-_NO_SPACE = re.compile(re.escape(os.strerror(errno.ENOSPC)) + r"|don't have enough free space", re.IGNORECASE)
+# The first that matches: a limit on namespaces, too, is "No space left on device".
+_HINTS = (
+    (r"/etc/sub[ug]id", "give yourself some: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER"),
+    (
+        r"unshare: (unshare failed|mount)|new namespace",
+        "no namespaces may be made here: is it a container without them?",
+    ),
+    (
+        r"No space left on device|enough free space",
+        "free some space in {cache}, or set KMT_CACHE to where there is more",
+    ),
+    (r"Unable to locate package", "is it spelled right in [tool.kmt] packages?"),
+    (r"Could not (resolve|connect)|Failed to fetch|Connection timed out", "does `apt-get update` work?"),
+)
 
 
 @dataclass(frozen=True)
@@ -187,13 +199,8 @@ def telling(said: Sequence[str], most: int = 6) -> list[str]:
 def failure(what: str, words: Sequence[str]) -> ImageError:
     """(pure) The error that shows a tool's last words, and what to do about the usual causes."""
     text = "\n  ".join([f"{what}:", *words]) if words else what
-    if _NO_SPACE.search(text):
-        return ImageError(text, hint=f"free some space in {cache_base()}, or set KMT_CACHE to where there is more")
-    if "Unable to locate package" in text:
-        return ImageError(text, hint="is it spelled right in [tool.kmt] packages?")
-    if re.search(r"Could not resolve|Could not connect|Failed to fetch|Connection timed out", text):
-        return ImageError(text, hint="does `apt-get update` work?")
-    return ImageError(text, hint="try: ./inv kmt.doctor")
+    hint = next((hint for cause, hint in _HINTS if re.search(cause, text)), "try: ./inv kmt.doctor")
+    return ImageError(text, hint=hint.format(cache=cache_base()))
 
 
 def need(*programs: str) -> None:

@@ -66,6 +66,9 @@ def test_the_machines_proxy_is_used_and_its_other_settings_are_not():
         (f"dpkg: error: cannot write: {os.strerror(28)}", "KMT_CACHE"),
         ("E: You don't have enough free space in /var/cache/apt/archives/.", "KMT_CACHE"),
         ("E: Failed to fetch http://mirror.test/x  Could not connect", "apt-get update"),
+        ('unshare: no line matching user "me" in /etc/subuid', "usermod --add-subuids"),
+        ("unshare: unshare failed: No space left on device", "no namespaces"),
+        ("unshare: unshare failed: Operation not permitted", "no namespaces"),
         ("something unheard of", "kmt.doctor"),
     ],
 )
