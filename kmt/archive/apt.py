@@ -81,24 +81,22 @@ def index(source: Source, suite: str, arch: str, *, update: bool) -> str:
     """
     root = _root(source, suite, arch)
     with paths.locked(f"apt-{root.name}"):
-        conf = _prepare_root(root, source, suite, arch)
-        text = None if update else _read(conf)
-        if text is None:
-            _update(conf, source, suite)
-            text = _read(conf)
-        if text is None:
+        if not _sound(root):
             # apt takes an index that lies there for good and does not look into it: away with a damaged one
-            shutil.rmtree(root / "lists")
-            _update(_prepare_root(root, source, suite, arch), source, suite)
-            text = _read(conf)
-        if text is None:
+            shutil.rmtree(root, ignore_errors=True)
+        conf = _prepare_root(root, source, suite, arch)
+        if update or not _indexes(root):
+            _update(conf, source, suite)
+            (root / "sums").write_text(_sums(root))
+        if not _indexes(root):
             raise UnavailableError(f"{suite} of {source.uri} has nothing for {arch}")
-        return text
+        return _read(root)
 
 
 def known_index(source: Source, suite: str, arch: str) -> str:
     """The same from what is here already, without any network; "" when there is nothing."""
-    return _read(_root(source, suite, arch) / "apt.conf") or ""
+    root = _root(source, suite, arch)
+    return _read(root) if _indexes(root) and _sound(root) else ""
 
 
 def _root(source: Source, suite: str, arch: str) -> Path:
@@ -135,14 +133,23 @@ def _update(conf: Path, source: Source, suite: str) -> None:
     raise MirrorError(f"{what} cannot be read:\n{said}", hint=hint)
 
 
-def _read(conf: Path) -> str | None:
-    """The verified index's text; None when there is none or it cannot be read."""
+def _indexes(root: Path) -> list[Path]:
     # apt moves an index out of partial/ only when it has verified it; the name ends with its compression
-    files = sorted((conf.parent / "lists").glob("*_Packages*"))
-    if not files:
-        return None
-    read = proc.run([HELPER, "-c", conf, "cat-file", *files], check=False)
-    return read.stdout if read.status == 0 else None
+    return sorted((root / "lists").glob("*_Packages*"))
+
+
+def _sums(root: Path) -> str:
+    return "".join(f"{digest_of(path)}  {path.name}\n" for path in _indexes(root))
+
+
+def _sound(root: Path) -> bool:
+    """True when the indexes are still what apt left there."""
+    sums = root / "sums"
+    return not root.exists() or (sums.is_file() and sums.read_text() == _sums(root))
+
+
+def _read(root: Path) -> str:
+    return proc.run([HELPER, "-c", root / "apt.conf", "cat-file", *_indexes(root)], error=ArchiveError).stdout
 
 
 def download(wanted: Sequence[Wanted], progress: Callable[[int], None]) -> None:
@@ -269,7 +276,7 @@ def _size(path: Path) -> int:
 def _complaints(said: str) -> str:
     """apt's errors and warnings out of its chatter, each once."""
     lines = [text.strip() for text in said.splitlines()]
-    kept = [text for text in lines if text.startswith(("E:", "W:", "- ", "404"))]
+    kept = [text for text in lines if text.startswith(("E:", "W:", "Error:", "Warning:", "- ", "404"))]
     return "\n".join(dict.fromkeys(kept)) or said.strip()[-500:]
 
 

@@ -28,8 +28,6 @@ Progress = Callable[[str, int, int], None]
 AT_ONCE = 4
 """Rows fetched side by side by ``prepare_all``."""
 
-_UPDATE = "try: ./inv kmt.fetch --update"
-
 
 @dataclass(frozen=True)
 class Description:
@@ -70,7 +68,7 @@ def _from_archive(row: Row, config: Config, update: bool, progress: Progress | N
     try:
         return _kernel(row, pin, _tree(row, pin, progress))
     except UnavailableError as error:
-        raise _pin_gone(row, pin, error) from None
+        raise _pin_gone(row, pin, path, error) from None
 
 
 def prepare_all(
@@ -166,18 +164,19 @@ def _resolve(row: Row) -> lock.Pin:
     return lock.Pin(lock.asks(row), resolution.release, resolution.packages)
 
 
-def _pin_gone(row: Row, pin: lock.Pin, error: UnavailableError) -> UnavailableError:
+def _pin_gone(row: Row, pin: lock.Pin, path: Path, error: UnavailableError) -> UnavailableError:
     """What was pinned, and what is there instead."""
+    hint = f"try: ./inv kmt.fetch --update, or remove the pin from {path}"
     pinned = f"{row.name}: the pinned {pin.packages[0].name} {pin.packages[0].version} has gone from the archive"
     try:
         now = _resolve(row)
     except UnavailableError as nothing:
         return UnavailableError(f"{pinned}, and {nothing.message}")
     except ArchiveError:
-        return UnavailableError(f"{pinned}: {error.message}", hint=_UPDATE)
+        return UnavailableError(f"{pinned}: {error.message}", hint=hint)
     if now.release == pin.release:
-        return UnavailableError(f"{pinned}; {now.release} is there in version {now.packages[0].version}", hint=_UPDATE)
-    return UnavailableError(f"{pinned}; {now.release} is there now", hint=_UPDATE)
+        return UnavailableError(f"{pinned}; {now.release} is there in version {now.packages[0].version}", hint=hint)
+    return UnavailableError(f"{pinned}; {now.release} is there now", hint=hint)
 
 
 def _digest(pin: lock.Pin) -> str:

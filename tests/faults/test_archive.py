@@ -243,14 +243,16 @@ def test_a_package_that_is_changed_on_the_mirror_is_refused(repository, config, 
     assert cached_packages() == []
 
 
-def test_a_damaged_index_in_the_cache_is_fetched_again(repository, config):
+@pytest.mark.parametrize("damage", [damage_by_cutting, damage_by_changing, os.remove])
+def test_a_damaged_index_in_the_cache_is_fetched_again(repository, config, damage):
     repository.kernel("bookworm", NEW)
     repository.publish()
     archive.prepare(ROW, config=config)
     (index,) = paths.cache("apt").glob("bookworm-*/lists/*_Packages*")
-    index.write_bytes(b"")
-    (package,) = archive.fetch_packages("bookworm", [f"linux-image-{NEW}"])
-    assert package.name in cached_packages()
+    before = index.read_bytes()
+    damage(index)
+    archive.fetch_packages("bookworm", [f"linux-image-{NEW}"])
+    assert index.read_bytes() == before
 
 
 def test_an_index_that_somebody_changed_is_refused(repository, config):
