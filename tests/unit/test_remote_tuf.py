@@ -13,7 +13,7 @@ from securesystemslib.formats import encode_canonical
 from securesystemslib.signer import CryptoSigner
 from tuf_server import EARLIER, LATER, NOW, Server, key, key_id, root_object, sign
 
-from harness.remote import tuf
+from harness.remote import metadata, tuf
 from harness.remote.errors import MetadataError, RemoteError, ThresholdError, TooLargeError
 from harness.remote.state import PRODUCTS, State
 
@@ -41,7 +41,7 @@ def accepts(signed: dict[str, Any], **how: Any) -> None:
     ],
 )
 def test_expiries(text: str, instant: datetime) -> None:
-    assert tuf.parse_expiry(text) == instant
+    assert metadata.parse_expiry(text) == instant
     if instant > NOW:
         accepts(root(expires=text))
 
@@ -54,7 +54,7 @@ def test_expiries(text: str, instant: datetime) -> None:
 )  # fmt: skip
 def test_no_expiries(text: str) -> None:
     with pytest.raises(ValueError, match=r"RFC 3339|outside|day|year|month"):
-        tuf.parse_expiry(text)
+        metadata.parse_expiry(text)
     with pytest.raises(MetadataError, match="no usable expiry"):
         tuf.load_root(sign(root(expires=text), ["root-0"]))
 
