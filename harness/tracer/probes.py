@@ -41,7 +41,7 @@ TCP_HOOKS: tuple[tuple[Probe, ...], ...] = (
     ),
     (_probe("tcp_sendmsg_exit", "tcp_sendmsg", "struct sock *, struct msghdr *, size_t"),),
     (
-        # addr_len went between 6.12 and 7.3; nonblock in 5.19, commit ec095263a965.
+        # nonblock went in 5.19, commit ec095263a965; addr_len between 6.18.15 and 7.3, and a 6.18.44 is without it too.
         _probe("tcp_recvmsg_exit_4", "tcp_recvmsg", _RECV + "int"),
         _probe("tcp_recvmsg_exit_5", "tcp_recvmsg", _RECV + "int, int *"),
         _probe("tcp_recvmsg_exit_6", "tcp_recvmsg", _RECV + "int, int, int *"),
