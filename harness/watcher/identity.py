@@ -1,4 +1,4 @@
-"""(pure, but for ``PathIdentifier.of_file``) Which file a path names: device and inode, whatever the path.
+"""Which file a path names: device and inode, whatever the path.
 
 Law: hard links, symbolic links, bind mounts and the views of several mount namespaces onto one file have one
 identifier; two files that exist at the same time have two.

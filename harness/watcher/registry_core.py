@@ -21,7 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
-from harness.telemetry import MetricGroup, Registry
+from harness.telemetry.metrics import MetricGroup, Registry
 from harness.watcher.blocklist import Blocklist
 from harness.watcher.errors import AlreadyStoppedError, PathBlockedError, PidNotRegisteredError
 from harness.watcher.identity import FilePath, PathIdentifier

@@ -102,14 +102,10 @@ class StateMachine(RuleBasedStateMachine):
             self.refused(update, ExpiredError)
             assert self.state.apply(Update(), now=NOW) == (self.state, frozenset())
             return
-        before = self.state
-        sent = data.draw(st.permutations([*update.roots, *self.server.roots[: before.root_version]]))
-        self.state, products = before.apply(replace(update, roots=tuple(sent)), now=NOW)
-        assert (self.state, products) == before.apply(update, now=NOW)
-        assert products == self.changed_since(before)
-        self.is_the_servers(before)
-        again = self.state.apply(self.server.answer(self.state), now=NOW)
-        assert again == (self.state, frozenset())
+        sent = data.draw(st.permutations([*update.roots, *self.server.roots[: self.state.root_version]]))
+        got = self.state.apply(replace(update, roots=tuple(sent)), now=NOW)
+        assert got == self.state.apply(update, now=NOW)
+        self.catch_up()
 
     @rule()
     def poll_in_parts(self) -> None:
@@ -161,6 +157,15 @@ class StateMachine(RuleBasedStateMachine):
         assert {path: c for room in rooms.values() for path, c in room.items()} == self.state.configs
         assert all(config.product == product for product, room in rooms.items() for config in room.values())
         assert self.state.of("NO_SUCH_PRODUCT") == {}
+
+    def catch_up(self) -> None:
+        """One honest update; then the same again."""
+        before = self.state
+        self.state, products = before.apply(self.server.answer(before), now=NOW)
+        assert products == self.changed_since(before)
+        self.is_the_servers(before)
+        again = self.state.apply(self.server.answer(self.state), now=NOW)
+        assert again == (self.state, frozenset())
 
     def refused(self, update: Update, error: type[RemoteError]) -> None:
         before = snapshot(self.state)
@@ -526,3 +531,24 @@ def test_a_key_under_another_id_is_no_change_of_keys() -> None:
     older = sign(server.targets() | {"version": 8}, server.targets_keys, ids={"targets-0": "alias"})
     with pytest.raises(RollbackError, match="targets 8 are older than targets 9"):
         state.apply(replace(update, targets=older), now=NOW)
+
+
+few_files = st.dictionaries(
+    st.sampled_from(PATHS), st.tuples(st.sampled_from([b"", b"one", b"two"]), st.integers(0, 1)), max_size=3
+)
+algorithms = st.sampled_from([("sha256",), ("sha256",), ("sha256", "sha512"), ("sha512",)])
+
+
+@given(st.lists(st.tuples(few_files, algorithms, st.none() | st.binary(max_size=2)), min_size=2, max_size=5))
+def test_any_history_of_files(
+    history: list[tuple[dict[str, tuple[bytes, int]], tuple[str, ...], bytes | None]],
+) -> None:
+    machine = StateMachine()
+    machine.start(root=("root-0",), signers=("targets-0",))
+    for files, hashes, opaque in history:
+        machine.server.files, machine.server.algorithms, machine.server.opaque = files, hashes, opaque
+        machine.server.targets_version += 1
+        machine.catch_up()
+        machine.state = machine.state.with_statuses(
+            {path: ApplyStatus(ApplyState.ERROR, f"of {machine.server.targets_version}") for path in files}
+        )
