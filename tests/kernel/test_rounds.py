@@ -15,7 +15,7 @@ from harness.watcher import program
 
 pytestmark = pytest.mark.requires("btf", "fentry")
 
-ROUNDS = int(os.environ.get("KMT_ROUNDS", "3"))
+ROUNDS = int(os.environ.get("KMT_ROUNDS", "2"))
 
 
 class Traffic:

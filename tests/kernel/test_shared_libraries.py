@@ -114,7 +114,7 @@ NAMES = st.lists(PIECES, min_size=1, max_size=8).map(b"".join).filter(lambda nam
 PATHS = st.lists(NAMES, min_size=1, max_size=3).map(b"/".join).filter(lambda path: len(path) <= 130)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(path=PATHS, call=st.sampled_from(CALLS))
 def test_the_filter_on_any_path(running, room, path, call):
     """What comes out of the kernel is what the specification says, for paths that are hard on it."""
