@@ -76,6 +76,8 @@ class HostSession:
             return
         data = {**event.data, "nodeid": item.nodeid, "location": item.location}
         report = self._config.hook.pytest_report_from_serializable(config=self._config, data=data)
+        if isinstance(report.longrepr, list):  # a skip's (path, line, reason), as JSON has it; pytest wants a tuple
+            report.longrepr = tuple(report.longrepr)
         report.user_properties.extend(self._where(event.kernel))
         phases = self._phases.setdefault(key, [])
         phases.append(report)
