@@ -37,7 +37,7 @@ _told: set[str] = set()
 class Verdict:
     """Whether hardware virtualisation works, and if not, why, in one line."""
 
-    kvm: bool
+    works: bool
     reason: str = ""
 
 
@@ -64,7 +64,7 @@ def choose(qemu: str, kernel: Kernel, wanted: str = "auto") -> Choice:
     if wanted == "tcg":
         return Choice("tcg")
     verdict = known(qemu) or _try(qemu, kernel)
-    if verdict.kvm:
+    if verdict.works:
         return Choice("kvm")
     if wanted == "kvm":
         raise VmNeverStartedError(
@@ -81,7 +81,7 @@ def expected(qemu: str, wanted: str = "auto") -> str:
     """``kvm`` or ``tcg`` as ``choose`` would say, without trying anything: an untried device is believed."""
     check_word(wanted)
     verdict = known(qemu)
-    return "tcg" if wanted == "tcg" or (verdict and not verdict.kvm) else "kvm"
+    return "tcg" if wanted == "tcg" or (verdict and not verdict.works) else "kvm"
 
 
 def known(qemu: str) -> Verdict | None:
@@ -99,7 +99,12 @@ def known(qemu: str) -> Verdict | None:
 def factor(qemu: str, wanted: str = "auto") -> float:
     """The deadlines' factor; that of emulation as long as nothing is known."""
     verdict = known(qemu)
-    return FACTORS["kvm" if wanted != "tcg" and verdict and verdict.kvm else "tcg"]
+    return FACTORS["kvm" if wanted != "tcg" and verdict and verdict.works else "tcg"]
+
+
+def forget(qemu: str) -> None:
+    """Have the next run try again: a machine that was said to work did not say a word."""
+    _record(qemu).unlink(missing_ok=True)
 
 
 def _try(qemu: str, kernel: Kernel) -> Verdict:

@@ -24,8 +24,9 @@ from kmt.console import Console
 HEAD = 12 * 1024 * 1024
 TAIL = 4 * 1024 * 1024
 _PIPE = 1024 * 1024
-_LINES = rb"(?s).*\n"
-_FULL = rb"(?s).{65536,}"
+# Anchored, so that a search that fails ends after one pass over the buffer.
+_LINES = rb"(?s)\A.*\n"
+_FULL = rb"(?s)\A.{65536,}"
 
 
 def free_path(directory: Path, stem: str) -> Path:
@@ -39,7 +40,7 @@ def free_path(directory: Path, stem: str) -> Path:
 class CappedLog:
     """A file to write to that keeps at most ``head + tail`` bytes; the tail is written by ``close``."""
 
-    def __init__(self, path: Path, *, head: int = HEAD, tail: int = TAIL) -> None:
+    def __init__(self, path: Path, *, head: int, tail: int) -> None:
         self.path = path
         self._file = path.open("wb")
         self._head = head
@@ -93,7 +94,7 @@ class Watch:
         """``writing`` goes to the machine's process; ``started`` closes our copy."""
         with suppress(OSError):  # EPERM: over the user's limit for pipes; the default size does
             fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, _PIPE)
-        self._log = CappedLog(log)
+        self._log = CappedLog(log, head=HEAD, tail=TAIL)
         self._reading = reading
         self._thread = threading.Thread(target=self._read, name=f"console {log}", daemon=True)
         self._thread.start()

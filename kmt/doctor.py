@@ -124,7 +124,7 @@ def _acceleration() -> Finding:
     if verdict is None:
         said = f"{accel.DEVICE} opens; whether a guest boots with it, the first run will find out"
         return Finding("acceleration", None, said)
-    if verdict.kvm:
+    if verdict.works:
         return Finding("acceleration", True, "kvm boots guests")
     mend = "./inv kmt.start works all the same, by emulation; deadlines are scaled"
     if accel.DEVICE.exists() and not os.access(accel.DEVICE, os.R_OK | os.W_OK):

@@ -79,7 +79,7 @@ def why(console: Console, status: int | None, said: str) -> VmError:
     if not console.lines:
         return VmNeverStartedError(f"QEMU ended before the kernel said a word: {last or f'status {status}'}")
     memory = console.finding("oom")
-    if memory:
+    if memory and not console.words.endswith("ended with status 0"):
         return VmLostError(f"the guest ran out of memory: {memory}", hint="give it more: [tool.kmt] memory, in MiB")
     if status:
         return VmLostError(f"QEMU ended with status {status}: {last}")
@@ -165,5 +165,7 @@ class QemuBackend:
             try:
                 yield QemuVm(process, ours, watch, errors, accelerator)
             finally:
+                if accelerator == "kvm" and process.poll() and not watch.console.lines:
+                    accel.forget(command[0])
                 stop(process)
                 watch.join(5.0)

@@ -80,7 +80,9 @@ HEADLESS = Option(
 """No device but those asked for: no network card, no keyboard to probe."""
 ENDS_ON_PANIC = Option(("-no-reboot",), ("panic=-1", "oops=panic"))
 """The kernel reboots at once when it panics, and QEMU ends where the guest reboots."""
-CONSOLE = Option(("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"), ("console=ttyS0",))
+CONSOLE = Option(
+    ("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"), ("console=ttyS0", "printk.time=1")
+)
 RANDOM = Option(("-device", "virtio-rng-pci"), ("random.trust_cpu=on",))
 
 
