@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,12 @@ def _options(config: pytest.Config) -> Iterator[str]:
         yield "--showlocals"
     if getattr(option, "capture", "fd") == "no":
         yield "--capture=no"
+    mode = getattr(option, "importmode", "prepend")
+    if mode != "prepend":
+        yield f"--import-mode={mode}"
+    for name in getattr(option, "plugins", None) or ():
+        if _is_of_project(name, config.rootpath):
+            yield from ("-p", name)
     for warning in getattr(option, "pythonwarnings", None) or ():
         yield from ("-W", warning)
     if getattr(option, "log_level", None):
@@ -33,6 +40,16 @@ def _options(config: pytest.Config) -> Iterator[str]:
     for pair in getattr(option, "override_ini", None) or ():
         if not pair.startswith("addopts="):
             yield from ("-o", pair)
+
+
+def _is_of_project(plugin: str, root: Path) -> bool:
+    """A ``-p`` plugin that lies in the project's own tree, and so travels."""
+    try:
+        spec = importlib.util.find_spec(plugin) if not plugin.startswith("no:") else None
+    except (ImportError, ValueError):
+        return False
+    where = Path(spec.origin) if spec is not None and spec.origin else None
+    return where is not None and where.is_relative_to(root) and "site-packages" not in where.parts
 
 
 def coverage(config: pytest.Config) -> dict[str, Any] | None:

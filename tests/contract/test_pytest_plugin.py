@@ -176,6 +176,16 @@ def test_addopts_of_the_project_do_not_act_twice(project):
     assert "1 passed" in done.stdout
 
 
+def test_what_addopts_say_about_importing_and_plugins_acts_in_guests_too(project):
+    text = "[tool.pytest.ini_options]\naddopts = '--import-mode=importlib -p their_plugin'\npythonpath = ['.']\n"
+    (project.root / "pyproject.toml").write_text(text)
+    project.write("import pytest\n@pytest.fixture\ndef theirs(): return 7\n", "their_plugin.py")
+    for folder in ("one", "two"):
+        (project.root / folder).mkdir()
+        project.write("def test_same_name(theirs): assert theirs == 7\n", f"{folder}/test_same.py")
+    assert "2 passed" in project.run().stdout
+
+
 def test_a_test_that_ends_its_session_is_an_error_and_names_itself(project):
     project.write("""
         import os
