@@ -24,7 +24,8 @@ from kmt.kernel import Kernel
 from kmt.paths import cache, locked, published
 
 FACTORS = {"kvm": 1.0, "tcg": 10.0}
-"""How much longer things take than with hardware virtualisation; see ``docs/`` for what was measured."""
+"""How much longer things take than with hardware virtualisation: pure Python took 14 times the processor time under
+QEMU 7.2's emulation (JSON, sorting, regular expressions in a 6.1 guest); waiting takes no longer."""
 DEVICE = Path("/dev/kvm")
 PROBE_SECONDS = 20.0
 MARKER = "kmt: probe"

@@ -14,6 +14,8 @@ import hashlib
 import os
 import shutil
 import struct
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -29,6 +31,8 @@ RECIPE = "1"
 """Raise it when the same kernel would give other files."""
 MODULES = ("virtio_pci", "virtio_blk", "virtio_console", "erofs", "overlay")
 """What reaching the disks and the agent's port takes, by module name."""
+_STALE = 24 * 3600
+"""Seconds after which nobody is about to boot an initramfs of another agent."""
 _APPLETS = (
     *("cp", "insmod", "ip", "ln", "mkdir", "mount", "poweroff", "setsid", "sh", "sleep", "switch_root", "sync"),
 )
@@ -78,9 +82,13 @@ def kernel_files(kernel: Kernel) -> KernelFiles:
 def initramfs(base: Path) -> Path:
     """The initramfs for a boot now: ``base`` and the agent as it is at this moment."""
     agent = agent_archive()
-    key = hashlib.sha256(str(base).encode() + agent).hexdigest()[:32]
-    target = cache("initramfs") / f"{key}.cpio"
+    kernel, digest = base.parent.name, hashlib.sha256(agent).hexdigest()[:16]
+    target = cache("initramfs") / f"{kernel}-{digest}.cpio"
     if not target.is_file():
+        for older in target.parent.glob(f"{kernel}-*.cpio"):  # of agents that were edited since
+            with suppress(OSError):
+                if time.time() - older.stat().st_mtime > _STALE:
+                    older.unlink()
         with published(target) as work:
             work.write_bytes(base.read_bytes() + agent)
     return target
