@@ -125,7 +125,7 @@ def status(_c: Context, limit: int = 5) -> None:
     print(watching.status(limit))
 
 
-@task(positional=["run"], help={"run": f"{RUN} (default: every run that goes on)"})
+@task(help={"run": f"{RUN} (default: every run that goes on)"})
 def stop(_c: Context, run: str = "") -> None:
     """Stop runs, whichever terminal they are in: once to ask, twice to end them."""
     show(watching.stop(run))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -87,12 +86,13 @@ def execute(root: Path, kernel: str, argv: Sequence[str], *, backend: str = "", 
         for frame in frames:
             if frame.kind is Kind.EXIT:
                 status = int(frame.body["status"])
+                status = status if status >= 0 else 128 - status
             else:
                 stream = sys.stderr if frame.raw[:1] == b"\x02" else sys.stdout
                 stream.buffer.write(frame.raw[1:])
                 stream.flush()
         run.finish(status)
-    return status if status >= 0 else 128 - status
+    return status
 
 
 def _pass_input_on(link: Link) -> None:
@@ -115,7 +115,7 @@ def shell(root: Path, kernel: str, *, backend: str = "", accel: str = "") -> int
         project = directory / "project.tar"
         with project.open("wb") as file:
             write_tar(survey(root, chosen.settings.file_limit), file)
-        columns, lines = shutil.get_terminal_size()
+        columns, lines = os.get_terminal_size(sys.stdout.fileno())
         console = proc.terminal([*command(chosen.kernel, chosen.machine), *_disk(project)], size=(lines, columns))
         try:
             run.update(chosen.name, phase="booting", console=directory / "console", vm_pid=console.pid)
