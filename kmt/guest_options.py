@@ -43,9 +43,10 @@ def _options(config: pytest.Config) -> Iterator[str]:
 
 
 def _is_of_project(plugin: str, root: Path) -> bool:
-    """A ``-p`` plugin that lies in the project's own tree, and so travels."""
+    """A ``-p`` plugin that lies in the project's own tree, and so travels; our own are for the host."""
+    stays = plugin.startswith(("no:", "kmt."))
     try:
-        spec = importlib.util.find_spec(plugin) if not plugin.startswith("no:") else None
+        spec = None if stays else importlib.util.find_spec(plugin)
     except (ImportError, ValueError):
         return False
     where = Path(spec.origin) if spec is not None and spec.origin else None
