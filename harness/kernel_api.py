@@ -99,7 +99,7 @@ class EventBuffer(Protocol):
     """Events that the kernel said it dropped (perf only; count in the program where it must be exact)."""
 
     def read(self, seconds: float = 0.1) -> list[bytes]:
-        """What has arrived, in order for each CPU; waits up to ``seconds`` for the first."""
+        """All that has arrived, in order for each CPU; only if that is nothing, waits up to ``seconds`` for some."""
         ...
 
     def close(self) -> None:

@@ -79,9 +79,11 @@ _FUNCTIONS: dict[str, tuple[object, ...]] = {
     "bpf_map_get_next_key": (c.c_int, c.c_int, Pointer, Pointer),
     "btf__raw_data": (Pointer, Pointer, c.POINTER(c.c_uint32)),
     "perf_buffer__new": (Pointer, c.c_int, c.c_size_t, SampleCallback, LostCallback, Pointer, Pointer),
+    "perf_buffer__consume": (c.c_int, Pointer),
     "perf_buffer__poll": (c.c_int, Pointer, c.c_int),
     "perf_buffer__free": (None, Pointer),
     "ring_buffer__new": (Pointer, c.c_int, RingCallback, Pointer, Pointer),
+    "ring_buffer__consume": (c.c_int, Pointer),
     "ring_buffer__poll": (c.c_int, Pointer, c.c_int),
     "ring_buffer__free": (None, Pointer),
 }

@@ -18,6 +18,7 @@ from harness.errors import BpfError, ClosedError, SettingsError
 class _Buffer:
     """What both have in common; ``_handle`` is None once closed."""
 
+    _consume: str
     _poll: str
     _free: str
 
@@ -34,15 +35,20 @@ class _Buffer:
         self._handle = handle
 
     def read(self, seconds: float = 0.1) -> list[bytes]:
-        """What has arrived; waits up to ``seconds`` for the first."""
+        """All that has arrived; only if that is nothing, waits up to ``seconds`` for the first."""
         with self._lock:
             if self._handle is None:
                 raise ClosedError(f"the buffer of map {self.name} is closed")
-            status = getattr(abi.library(), self._poll)(self._handle, int(seconds * 1000))
-            if status < 0 and -status != errno.EINTR:
-                raise BpfError(f"reading the buffer of map {self.name}", -status)
+            # What is there is taken without asking epoll, which hears of it a little later (irq_work).
+            self._done(getattr(abi.library(), self._consume)(self._handle))
+            if not self._records and seconds > 0:
+                self._done(getattr(abi.library(), self._poll)(self._handle, int(seconds * 1000)))
             records, self._records = self._records, []
             return records
+
+    def _done(self, status: int) -> None:
+        if status < 0 and -status != errno.EINTR:
+            raise BpfError(f"reading the buffer of map {self.name}", -status)
 
     def close(self) -> None:
         """Free it; a second time does nothing."""
@@ -55,6 +61,7 @@ class _Buffer:
 class PerfBuffer(_Buffer):
     """A perf event array, ``pages`` (a power of two) for each CPU."""
 
+    _consume = "perf_buffer__consume"
     _poll = "perf_buffer__poll"
     _free = "perf_buffer__free"
 
@@ -77,6 +84,7 @@ class PerfBuffer(_Buffer):
 class RingBuffer(_Buffer):
     """A ring buffer, shared by all CPUs."""
 
+    _consume = "ring_buffer__consume"
     _poll = "ring_buffer__poll"
     _free = "ring_buffer__free"
 

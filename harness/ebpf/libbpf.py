@@ -42,6 +42,8 @@ class BpfObject:
                 n: BpfMap(h, lambda: self._handle is not None) for n, h in _named(self._handle, "map").items()
             }
             self._chosen = _choose(name, self._programs, options.programs)
+            for program in self._chosen:
+                _check_typed(program, self._section(program), options)
             _set_constants(name, self._handle, self.maps, options.constants)
             for map_name, edit in options.map_edits.items():
                 _edit(self._map(map_name), edit)
@@ -65,7 +67,7 @@ class BpfObject:
                 link = abi.library().bpf_program__attach(handle)
                 code = c.get_errno()
             if not link:
-                section = abi.library().bpf_program__section_name(handle).decode()
+                section = self._section(program)
                 hint = (
                     "is tracefs mounted at /sys/kernel/tracing?" if section.startswith(("tp/", "tracepoint/")) else ""
                 )
@@ -111,6 +113,9 @@ class BpfObject:
         if name not in self._chosen:
             raise _unknown(self.name, "loaded program", name, self._chosen)
         return self._programs[name]
+
+    def _section(self, program: str) -> str:
+        return str(abi.library().bpf_program__section_name(self._programs[program]).decode())
 
     def _map(self, name: str) -> BpfMap:
         if self._handle is None:
@@ -168,6 +173,16 @@ def _choose(name: str, programs: Mapping[str, int], wanted: Iterable[str] | None
         if program not in programs:
             raise _unknown(name, "program", program, programs)
     return tuple(p for p in programs if p in names)
+
+
+def _check_typed(program: str, section: str, options: LoadOptions) -> None:
+    """A program on a kernel function is loaded only if its caller has said, and so had compared, what it expects."""
+    kind, _, function = section.partition("/")
+    if kind in ("fentry", "fexit") and options.signatures.get(program, ("",))[0] != function:
+        raise SettingsError(
+            f"program {program} is attached to {function}, and no signature of {function} was given for it",
+            hint="the kernel loads a program that expects too few arguments, and it reads garbage",
+        )
 
 
 def _set_constants(name: str, handle: int, maps: Mapping[str, BpfMap], constants: Mapping[str, int]) -> None:

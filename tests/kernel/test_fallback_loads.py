@@ -54,7 +54,7 @@ def sees_a_library(running, directory):
     path.touch()
     running.read(0)
     libraries.open_(os.fsencode(path))
-    return [event.path for event in running.read(1) if event.pid == os.getpid()] == [os.fsencode(path)]
+    return [event.path for event in running.read(0) if event.pid == os.getpid()] == [os.fsencode(path)]
 
 
 def spoil(place, how):

@@ -14,7 +14,7 @@ from harness.ebpf import core
 from harness.ebpf.btf import ResultCode
 from harness.ebpf.events import Direction, Flags
 from harness.ebpf.libbpf import BpfObject
-from harness.errors import SignatureError
+from harness.errors import SettingsError, SignatureError
 from harness.kernel_api import Feature, LoadOptions, MapEdit
 from harness.tracer import probes
 from harness.tracer.fentry import TracerSettings, load_tracer
@@ -36,11 +36,8 @@ def tracer(live, settings):
 
 
 def drained(tracer):
-    """All that was closed so far. One empty read is enough: closes of this process come before it returns."""
-    found = []
-    while more := tracer.closed(0.05):
-        found += more
-    return found
+    """All that was closed so far: the event of a close is there before it returns."""
+    return tracer.closed(0)
 
 
 def ends(conns, exchange):
@@ -192,6 +189,14 @@ def test_a_wrong_signature_is_refused_before_loading(live, settings, bpf_dir):
         )
         with pytest.raises(SignatureError, match=probe.function):
             live.load("tracer-fentry", image, options)
+
+
+def test_a_program_without_a_signature_is_refused(live, bpf_dir):
+    image = (bpf_dir / "co-re/tracer-fentry.o").read_bytes()
+    other = {"tcp_close": ("tcp_connect", live.signatures(["tcp_connect"])["tcp_connect"])}
+    for signatures in ({}, other):
+        with pytest.raises(SettingsError, match="no signature of tcp_close was given"):
+            live.load("tracer-fentry", image, LoadOptions(programs=["tcp_close"], signatures=signatures))
 
 
 def test_the_result_code_is_stored(live, settings):
