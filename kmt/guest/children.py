@@ -33,6 +33,9 @@ class Child:
     outputs: dict[int, int]
     """Descriptor to stream number (1 standard output, 2 standard error)."""
     stdin: int | None = None
+    pending: bytearray = field(default_factory=bytearray)
+    """Input that the child has not taken yet: it may be busy writing, and waiting for it would be a deadlock."""
+    input_ends: bool = False
     frames: socket.socket | None = None
     decoder: Decoder = field(default_factory=Decoder)
 
@@ -120,11 +123,18 @@ def relay(port: Port, child: Child) -> None:
         if child.frames is not None:
             selector.register(child.frames, selectors.EVENT_READ, "frames")
         ended = False
+        if child.stdin is not None:
+            os.set_blocking(child.stdin, False)
         _from_host(port, child, port.pending())
         while not ended:
+            _watch_input(selector, child)
             events = selector.select(HEARTBEAT_SECONDS)
             port.beat()
-            for key, _ in events:
+            for key, mask in events:
+                if mask & selectors.EVENT_WRITE:
+                    _feed(child)
+                if not mask & selectors.EVENT_READ:
+                    continue
                 if key.data == "end":
                     ended = True
                 elif key.data == "host":
@@ -139,7 +149,9 @@ def _from_host(port: Port, child: Child, frames: list[Frame]) -> None:
         if frame.kind is Kind.CANCEL:
             _kill_session(child.pid)
         elif frame.kind is Kind.INPUT and child.stdin is not None:
-            _feed(child, frame)
+            child.pending += frame.raw
+            child.input_ends = child.input_ends or not frame.raw
+            _feed(child)
         elif frame.kind is Kind.EXAMPLES and child.frames is not None:
             child.frames.sendall(pack(frame.kind, frame.body))
         elif frame.kind is not Kind.INPUT:
@@ -147,14 +159,35 @@ def _from_host(port: Port, child: Child, frames: list[Frame]) -> None:
             return
 
 
-def _feed(child: Child, frame: Frame) -> None:
+def _watch_input(selector: selectors.BaseSelector, child: Child) -> None:
+    """Wait for the child to take input only while there is some. A terminal is watched for output as well."""
+    if child.stdin is None:
+        return
+    reads = selectors.EVENT_READ if child.stdin in child.outputs else 0
+    wanted = reads | (selectors.EVENT_WRITE if child.pending else 0)
+    known = selector.get_map().get(child.stdin)
+    if known is None:
+        if wanted & selectors.EVENT_WRITE:
+            selector.register(child.stdin, selectors.EVENT_WRITE, "input")
+    elif wanted:
+        selector.modify(child.stdin, wanted, known.data)
+    else:
+        selector.unregister(child.stdin)
+
+
+def _feed(child: Child) -> None:
+    """Give the child what it takes now; close its input when that was all and the host said so."""
     assert child.stdin is not None
-    with contextlib.suppress(OSError):  # the child may have closed its end
-        if frame.raw:
-            os.write(child.stdin, frame.raw)
-        elif child.stdin not in child.outputs:
-            os.close(child.stdin)
-            child.stdin = None
+    try:
+        while child.pending:
+            del child.pending[: os.write(child.stdin, child.pending)]
+    except BlockingIOError:
+        return
+    except OSError:  # the child has closed its end
+        child.pending.clear()
+    if child.input_ends and child.stdin not in child.outputs:
+        os.close(child.stdin)
+        child.stdin = None
 
 
 def _from_child(port: Port, child: Child, fd: int) -> bool:

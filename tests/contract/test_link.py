@@ -81,6 +81,23 @@ def test_input_reaches_the_command_until_its_end(guest):
     assert output(frames)[0] == b"got word\n"
 
 
+def test_an_echo_of_much_more_than_a_pipe_holds_does_not_deadlock(guest):
+    link, *_ = guest
+    sent = os.urandom(3_000_000)
+    frames = link.start(["cat"])
+    for start in range(0, len(sent), 60_000):
+        link.send(Kind.INPUT, raw=sent[start : start + 60_000])
+    link.send(Kind.INPUT, raw=b"")
+    assert output(frames) == (sent, b"", 0)
+
+
+def test_a_terminal_takes_input_and_echoes(guest):
+    link, *_ = guest
+    frames = link.start(["sh", "-c", "read x; echo got $x"], tty=True)
+    link.send(Kind.INPUT, raw=b"word\n")
+    assert output(frames)[0].replace(b"\r", b"").endswith(b"got word\n")
+
+
 def test_a_flood_of_output_loses_nothing(guest):
     link, *_ = guest
     out, _, _ = output(link.start(["sh", "-c", "yes 0123456789abcde | head -c 8000000"]))
