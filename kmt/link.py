@@ -111,11 +111,15 @@ class Link:
             if death is not None:
                 raise death
             if self._deadline.passed():
-                raise VmTimedOutError(
-                    f"not done within {self._deadline.seconds:.0f} s", hint="more time: --kernel-timeout SECONDS"
+                raise self._hang(
+                    f"not done within {self._deadline.seconds:.0f} s", "more time: --kernel-timeout SECONDS"
                 )
             if time.monotonic() - self._last > self._silence:
-                raise VmTimedOutError(f"the guest has been silent for {self._silence:.0f} s ({self._vm.phase})")
+                raise self._hang(f"the guest has been silent for {self._silence:.0f} s")
+
+    def _hang(self, why: str, hint: str = "") -> VmTimedOutError:
+        said = "; ".join([self._vm.phase, *self._vm.remarks()])
+        return VmTimedOutError(f"{why} ({said})", hint=hint)
 
     def _lost(self, why: str) -> KmtError:
         # The process or its console may need a moment to say why the channel ended.

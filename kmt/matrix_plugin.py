@@ -248,7 +248,9 @@ class MatrixPlugin:
         self._stack.close()
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """The table."""
+        """What people should know of how it ran, then the table."""
+        for notice in {b.notice: None for b in self._backends.values() if b.notice}:
+            terminalreporter.write_line(f"kmt: {notice}", yellow=True)
         summary.write(terminalreporter, self.results, self._config.columns)
 
     @pytest.hookimpl(trylast=True)

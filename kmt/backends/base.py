@@ -40,6 +40,10 @@ class Vm(Protocol):
         """None while the machine runs; else why it does not (panic, oops, lost), with the console's words."""
         ...
 
+    def remarks(self) -> list[str]:
+        """What the kernel itself said that explains a guest that hangs: stalls, memory, oopses; often nothing."""
+        ...
+
     @property
     def phase(self) -> str:
         """Where it is: ``starting``, ``booting``, ``ready``, or how it ended."""
@@ -54,6 +58,9 @@ class Backend(Protocol):
     simulated: bool
     shares_files: bool
     """True when its guests see the host's files at their own paths, so that no tree has to travel."""
+
+    notice: str
+    """One line that people should see (why guests are emulated, say); empty when there is none."""
 
     @property
     def deadline_factor(self) -> float:

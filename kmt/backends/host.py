@@ -49,6 +49,10 @@ class HostVm:
         how = f"signal {-status}" if status < 0 else f"status {status}"
         return VmLostError(f"the agent on this machine ended with {how}{last}")
 
+    def remarks(self) -> list[str]:
+        """Nothing: this machine's kernel speaks to its own log."""
+        return []
+
     @property
     def phase(self) -> str:
         """``ready`` or ``ended``."""
@@ -62,6 +66,7 @@ class HostBackend:
     simulated = False
     shares_files = True
     deadline_factor = 1.0
+    notice = ""
 
     def prepare(self, kernel: Kernel, machine: Machine) -> None:
         """Nothing is needed."""
