@@ -37,6 +37,12 @@ def test_modules_are_short_and_say_what_they_are(path, text):
         assert ast.get_docstring(ast.parse(text)), "a module says its job in its first lines"
 
 
+def test_no_two_test_modules_have_one_name():
+    """pytest imports them by their names alone."""
+    found = [path.name for path, _ in PYTHON if path.name.startswith("test_")]
+    assert sorted(found) == sorted(set(found))
+
+
 def test_no_host_of_a_mirror_or_registry_is_named():
     host = re.compile(r"\b(?:deb|security|archive|snapshot|ftp)\.(?:debian|ubuntu)\.(?:org|com)\b|\bpypi\.org\b")
     named = [str(path.relative_to(ROOT)) for path, text in readable(tracked()) if host.search(text)]
