@@ -48,7 +48,8 @@ class Ledger:
 
 
 def _properties(data: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    pairs = data.get("user_properties") or []
+    pairs = data.get("user_properties")
+    pairs = pairs if isinstance(pairs, list | tuple) else []
     return [(p[0], p[1]) for p in pairs if isinstance(p, list | tuple) and len(p) == 2 and isinstance(p[0], str)]
 
 

@@ -136,9 +136,10 @@ class LivePlugin:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count it."""
-        kernel = dict(report.user_properties).get("kernel")
+        # The host's own words come last; what a guest put before them may be anything.
+        kernel = next((str(p[1]) for p in reversed(report.user_properties) if p[:1] == ("kernel",)), "")
         if kernel:
-            self._display.report(str(kernel), report)
+            self._display.report(kernel, report)
 
     def _silence(self) -> None:
         if self._writer is None:
