@@ -77,6 +77,8 @@ _FUNCTIONS: dict[str, tuple[object, ...]] = {
     "bpf_map_update_elem": (c.c_int, c.c_int, Pointer, Pointer, c.c_uint64),
     "bpf_map_delete_elem": (c.c_int, c.c_int, Pointer),
     "bpf_map_get_next_key": (c.c_int, c.c_int, Pointer, Pointer),
+    "btf__parse_elf": (Pointer, c.c_char_p, Pointer),
+    "btf__free": (None, Pointer),
     "btf__raw_data": (Pointer, Pointer, c.POINTER(c.c_uint32)),
     "perf_buffer__new": (Pointer, c.c_int, c.c_size_t, SampleCallback, LostCallback, Pointer, Pointer),
     "perf_buffer__consume": (c.c_int, Pointer),

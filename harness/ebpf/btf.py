@@ -6,14 +6,16 @@ others; an answer is kept until ``flush``, an error never; the result code belon
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
+from harness.ebpf import abi
 from harness.ebpf.btf_parser import Btf
-from harness.errors import BtfError, FormatError
+from harness.errors import BtfError, FormatError, LibraryError
 
 SYSFS = Path("/sys/kernel/btf/vmlinux")
 _FILES = (
@@ -79,7 +81,7 @@ class BtfLoader:
         for description, source in self._sources:
             try:
                 found = source()
-            except (BtfError, FormatError, OSError) as error:
+            except (BtfError, FormatError, LibraryError, OSError) as error:
                 said.append(f"BTF load from {description}: {error}")
             else:
                 if found is not None:
@@ -108,12 +110,17 @@ class BtfLoader:
 
 
 def check(path: Path) -> None:
-    """FormatError unless the file holds BTF: raw, or as a section of an ELF file (which libbpf then looks for)."""
+    """FormatError unless the file holds BTF: raw, or as a section of an ELF file, which libbpf reads for us."""
     with path.open("rb") as file:
-        if file.read(4) == b"\x7fELF":
-            return
-        file.seek(0)
-        try:
-            Btf.parse(file.read())
-        except FormatError as error:
-            raise FormatError(f"{path}: {error}") from None
+        data = file.read()
+    if data.startswith(b"\x7fELF"):
+        with abi.hearing():
+            btf = abi.library().btf__parse_elf(os.fsencode(path), None)
+        if not btf:
+            raise FormatError(f"{path}: an ELF file without readable BTF")
+        abi.library().btf__free(btf)
+        return
+    try:
+        Btf.parse(data)
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from None

@@ -138,19 +138,23 @@ def test_where_all_lose_the_last_one_speaks(live, place, no_compiler, switches, 
 
 
 @pytest.mark.requires("btf")
-def test_garbage_for_btf_is_passed_over(live, place, tmp_path):
+@pytest.mark.parametrize("content", ["garbage", "an ELF file without BTF", "a cut ELF file"])
+def test_garbage_for_btf_is_passed_over(live, place, tmp_path, content):
     """A configured file that is no BTF does not stop the kernel's own."""
     garbage = tmp_path / "btf"
-    garbage.write_bytes(b"garbage")
+    elf = libraries.library(tmp_path, "library.so").read_bytes()
+    garbage.write_bytes({"garbage": b"garbage", "a cut ELF file": elf[:100]}.get(content, elf))
     with program.start(live, BpfSettings(place, btf_path=garbage)) as running:
         assert running.stage is Stage.CORE
     assert core.result_codes()["shared-libraries"] is ResultCode.DEFAULT_BTF
 
 
 @pytest.mark.requires("btf")
-def test_configured_btf_comes_first(live, place, tmp_path):
+@pytest.mark.parametrize("form", ["raw", "ELF"])
+def test_configured_btf_comes_first(live, place, tmp_path, bpf_dir, form):
+    """Raw, or as a section: here of an object of ours, which will do where nothing is relocated."""
     custom = tmp_path / "btf"
-    shutil.copy("/sys/kernel/btf/vmlinux", custom)
+    shutil.copy("/sys/kernel/btf/vmlinux" if form == "raw" else bpf_dir / "co-re/tracer-fentry.o", custom)
     with program.start(live, BpfSettings(place, btf_path=custom)) as running:
         assert running.stage is Stage.CORE
         assert sees_a_library(running, tmp_path)
