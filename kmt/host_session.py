@@ -28,6 +28,7 @@ class HostSession:
         self._items: Mapping[tuple[str, str], KernelItem] = {(i.kmt_kernel, i.kmt_id): i for i in items}
         self._phases: dict[tuple[str, str], list[pytest.TestReport]] = {}
         self._facts: dict[str, KernelResult] = {}
+        self._told: set[tuple[str, str]] = set()
         self.results: dict[str, KernelResult] = {}
 
     def play(self, running: Running) -> None:
@@ -90,14 +91,13 @@ class HostSession:
         nodeid = item.nodeid if item else f"{event.id} [{event.kernel}]"
         location = item.location if item else (event.id.split("::", 1)[0], None, event.id)
         skipped = event.outcome == "skipped"
+        why = self._once(event)
         report = pytest.TestReport(
             nodeid=nodeid,
             location=location,
             keywords={},
             outcome="skipped" if skipped else "failed",
-            longrepr=(location[0], location[1] or 0, f"{event.kernel}: {event.reason}")
-            if skipped
-            else f"{event.kernel}: {event.reason}",
+            longrepr=(location[0], location[1] or 0, why) if skipped else why,
             when="setup",
             user_properties=self._where(event.kernel),
         )
@@ -105,6 +105,13 @@ class HostSession:
         for before in self._phases.pop((event.kernel, event.id), []):
             report.sections.extend(before.sections)
         self._give(nodeid, location, [report])
+
+    def _once(self, event: Lost) -> str:
+        """The whole reason for the first test of a kernel that is lost by it, its first line for the others."""
+        key = (event.kernel, event.reason)
+        text = event.reason.splitlines()[0] if key in self._told and event.reason else event.reason
+        self._told.add(key)
+        return f"{event.kernel}: {text}"
 
     def _give(self, nodeid: str, location: Any, reports: Sequence[pytest.TestReport]) -> None:
         hook = self._config.hook

@@ -28,10 +28,12 @@ from kmt.errors import ImageError
 from kmt.paths import cache, locked, published
 from kmt.rootfs import Progress, Recipe, quiet
 
-LAYOUT = 1
+LAYOUT = 2
 """Raise it when the same packages would give another image."""
 MOUNT_POINTS = ("proc", "sys", "dev", "run", "tmp", "kernel", "opt/kmt/compiler", "usr/lib/modules", "usr/src")
 PYTHON = "opt/kmt/python"
+HYPOTHESIS = "opt/kmt/hypothesis"
+"""Hypothesis's storage directory in guests; ``guest/runner.py`` says so to Hypothesis."""
 _PLATFORMS = (*(f"manylinux_2_{minor}_x86_64" for minor in range(41, 4, -1)), "manylinux2014_x86_64")
 """Wheels that glibc 2.41 of trixie can load."""
 
@@ -100,6 +102,8 @@ def _build(target: Path, packages: list[str], pins: list[str], recipe: Recipe, p
         _settle(root)
         progress(f"{label}: compiling Python", 1, 3)
         _compile(root, recipe.python)
+        if "hypothesis" in python_versions(root / PYTHON):
+            _fill_hypothesis(root)
         progress(f"{label}: packing", 2, 3)
         rootfs.readable(root)
         rootfs.pack(root, work)
@@ -157,6 +161,18 @@ def _compile(root: Path, python: str) -> None:
     # Status 1 is also a file that is no valid Python on purpose; nothing compiled at all is something else.
     if done.status not in (0, 1) or not list((root / f"usr/lib/python{python}/__pycache__").glob("os.*.pyc")):
         raise rootfs.failure("the guest's Python could not compile its modules", done.tail().splitlines())
+
+
+def _fill_hypothesis(root: Path) -> None:
+    """Hypothesis's tables of Unicode, which it makes when text is first drawn: 8 s in an emulated guest."""
+    draw = """
+import hypothesis as h
+h.settings(database=None, max_examples=5)(h.given(h.strategies.text())(lambda text: None))()
+"""
+    where = f"HYPOTHESIS_STORAGE_DIRECTORY=/{HYPOTHESIS}"
+    done = proc.run(rootfs.inside(root, ["env", where, "python3", "-c", draw]), check=False)
+    if done.status:
+        raise rootfs.failure("Hypothesis does not run in the guest image", done.tail().splitlines())
 
 
 def debian_versions(root: Path) -> dict[str, str]:

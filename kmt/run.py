@@ -10,6 +10,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import psutil
 
@@ -97,9 +98,13 @@ class Running:
 
 
 def group_by_machine(needs: Mapping[str, Machine]) -> tuple[tuple[Machine, tuple[str, ...]], ...]:
-    """Ids by the machine they ask for, the plain machine first, otherwise in the order given."""
+    """Ids by the machine they ask for, fewest processors first, otherwise in the order given.
+
+    The compiler is a disk that hurts nobody, and another boot would cost more: if one test wants it, all have it.
+    """
+    compiler = any(machine.compiler for machine in needs.values())
     groups: dict[Machine, list[str]] = {}
     for nodeid, machine in needs.items():
-        groups.setdefault(machine, []).append(nodeid)
-    ordered = sorted(groups.items(), key=lambda group: (group[0].cpus, group[0].compiler))
+        groups.setdefault(replace(machine, compiler=compiler), []).append(nodeid)
+    ordered = sorted(groups.items(), key=lambda group: group[0].cpus)
     return tuple((machine, tuple(ids)) for machine, ids in ordered)

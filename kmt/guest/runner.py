@@ -18,6 +18,9 @@ from typing import Any
 
 from .wire import Decoder, Kind, pack
 
+HYPOTHESIS = "/opt/kmt/hypothesis"
+"""Where the guest image has Hypothesis's tables ready made."""
+
 
 class Channel:
     """Frames to the host through the agent, and the answers to questions."""
@@ -48,6 +51,8 @@ def run_pytest(request: dict[str, Any], stream: socket.socket) -> int:
         os.set_blocking(fd, True)
     os.environ.update(request["env"])
     os.environ["KMT_GUEST"] = "1"
+    if Path(HYPOTHESIS).is_dir():
+        os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", HYPOTHESIS)
     root = request["root"]
     Path(root).mkdir(parents=True, exist_ok=True)
     os.chdir(root)

@@ -74,11 +74,13 @@ def test_shell_is_a_console_with_the_project_in_it():
         timeout=120,
     )  # fmt: skip
     child.expect("leaves, so does the end")
-    child.sendline("uname -r; pwd; stty size; wc -c <inv; sleep 1000")
-    said = (rf"{re.escape(KERNEL)}\.\S+", re.escape(str(ROOT)), "31 99", str((ROOT / "inv").stat().st_size), "")
+    child.sendline("uname -r; pwd; stty size; wc -c <inv")
+    said = (rf"{re.escape(KERNEL)}\.\S+", re.escape(str(ROOT)), "31 99", str((ROOT / "inv").stat().st_size), "", "")
     child.expect(r"\r+\n".join(said))
-    child.sendintr()
-    child.expect("# ")
+    child.sendline("echo begun; sleep 1000")
+    child.expect(r"\nbegun")
+    while child.expect(["# ", pexpect.TIMEOUT], timeout=2):  # the shell may not have come to its sleep yet
+        child.sendintr()
     child.sendline("exit")
     child.expect(pexpect.EOF)
     child.close()
