@@ -1,7 +1,7 @@
 """The project's eBPF sources to what guests get of them: objects, and sources that compile there.
 
-``[tool.kmt] sources`` and ``include`` say what there is; ``kmt/compiler.py`` compiles it. The directory is laid out
-as ``KMT_BPF_DIR`` in the guest::
+``[tool.kmt] sources`` and ``include`` say what there is; ``kmt/roots/compiler.py`` compiles it. The directory is
+laid out as ``KMT_BPF_DIR`` in the guest::
 
     co-re/NAME.o  co-re/NAME-debug.o    of NAME.bpf.c; the second with -DDEBUG=1
     runtime/NAME.bpf.c                  the source, and the headers beside it
@@ -24,11 +24,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from kmt.compiler import Compiler, Target, native
 from kmt.config import Config
 from kmt.errors import BuildError, ConfigError
 from kmt.paths import cache, locked, published
-from kmt.rootfs import Progress, quiet
+from kmt.roots.compiler import Compiler, Target, native
+from kmt.roots.rootfs import Progress, quiet
 
 SUFFIX = ".bpf.c"
 DEBUG = "-debug"

@@ -17,15 +17,16 @@ import psutil
 from rich.table import Table
 from rich.text import Text
 
-from kmt import accel, config, proc
+from kmt import config, proc
 from kmt.archive import mirror
 from kmt.backends import qemu_program
+from kmt.boot import accel
 from kmt.commands.cleaning import contents
 from kmt.commands.shown import shown
 from kmt.errors import KmtError
-from kmt.paths import cache, cache_base, older_layouts
+from kmt.paths import PACKAGE, cache, cache_base, older_layouts
 
-PACKAGES = Path(__file__).with_name("vms") / "packages.txt"
+PACKAGES = PACKAGE / "vms" / "packages.txt"
 SPACE_MB = 6000
 """What five kernels, the image, the compiler and a run's leftovers take, with air."""
 MEMORY_MB = 1300

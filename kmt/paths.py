@@ -17,6 +17,9 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock
 
+PACKAGE = Path(__file__).parent
+"""This package's own directory: its data is in ``vms/``, what travels into guests in ``guest/``."""
+
 LAYOUT = "v1"
 """Raise it when what lies in the cache changes its meaning."""
 

@@ -1,7 +1,7 @@
 """``pytest --kernel``: the entry point by which people meet this project.
 
 Laws: without ``--kernel`` nothing changes but for the markers and the fixture ``kernel``; with it
-``matrix_plugin.py`` takes over. In a guest this module does nothing (``guest/plugin.py`` and ``guest/reporter.py``
+``plugin/session.py`` takes over. In a guest this module does nothing (``guest/plugin.py`` and ``guest/reporter.py``
 speak there).
 """
 
@@ -14,7 +14,7 @@ import pytest
 from kmt import hooks
 from kmt.errors import KmtError
 from kmt.guest.plugin import SharedPlugin
-from kmt.matrix_plugin import MatrixPlugin
+from kmt.plugin.session import MatrixPlugin
 
 IN_GUEST = "KMT_GUEST"
 

@@ -11,7 +11,7 @@ import psutil
 from kmt import archive, backends, config, matrix
 from kmt.backends.base import Machine
 from kmt.deadline import Deadline
-from kmt.link import Link
+from kmt.run.link import Link
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = config.load(ROOT)

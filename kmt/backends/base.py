@@ -1,7 +1,7 @@
 """What a backend is: something that turns a fetched kernel into a running machine with an agent in it.
 
 A new backend is one file beside this one and one line in ``kmt/backends/__init__.py``; ``tests/contract/`` must
-pass unchanged. The agent's side of the channel is ``kmt/guest/agent.py``, the host's ``kmt/link.py``.
+pass unchanged. The agent's side of the channel is ``kmt/guest/agent.py``, the host's ``kmt/run/link.py``.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ import kmt
 from kmt import proc
 from kmt.backends.base import Machine
 from kmt.backends.stopping import stop
-from kmt.consolelog import Watch, free_path
+from kmt.boot.consolelog import Watch, free_path
 from kmt.deadline import Deadline
 from kmt.errors import VmError, VmLostError
 from kmt.kernel import Kernel

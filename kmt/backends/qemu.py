@@ -1,7 +1,7 @@
 """The backend ``qemu``: a kernel booted by QEMU, with hardware virtualisation where it works, emulated elsewhere.
 
-Start at ``QemuBackend.launch``. The command line is made in ``qemu_args.py``, disks in ``kmt/disks.py``, what the
-console says is understood in ``kmt/console.py``.
+Start at ``QemuBackend.launch``. The command line is made in ``qemu_args.py``, disks in ``kmt/boot/disks.py``, what the
+console says is understood in ``kmt/boot/console.py``.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kmt import accel, compiler, disks, image, proc, rootfs
+from kmt import proc
 from kmt.backends import qemu_args, qemu_program
 from kmt.backends.base import Machine
 from kmt.backends.stopping import stop
+from kmt.boot import accel, disks
+from kmt.boot.console import Console
+from kmt.boot.consolelog import Watch, free_path
 from kmt.config import Config
-from kmt.console import Console
-from kmt.consolelog import Watch, free_path
 from kmt.deadline import Deadline
 from kmt.errors import VmError, VmLostError, VmNeverStartedError, VmPanickedError
 from kmt.kernel import Kernel
+from kmt.roots import compiler, image, rootfs
 
 Progress = Callable[[str, int, int], None]
 PANIC_GRACE = 10.0

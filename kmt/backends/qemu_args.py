@@ -62,7 +62,7 @@ def command(
 
 
 def probe_command(qemu: str, files: Files, accelerator: str) -> list[str]:
-    """The smallest machine with that accelerator: what ``kmt/accel.py`` boots to see whether it works."""
+    """The smallest machine with that accelerator: what ``kmt/boot/accel.py`` boots to see whether it works."""
     options = [HEADLESS, ENDS_ON_PANIC, CONSOLE, _processor(accelerator, 1), _memory(256), Option(words=("quiet",))]
     return [qemu, *_boot(files, options)]
 

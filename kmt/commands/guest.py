@@ -21,11 +21,11 @@ from kmt.config import Config
 from kmt.deadline import Deadline
 from kmt.errors import ConfigError, KmtError, VmNeverStartedError
 from kmt.guest.wire import CHUNK, Kind
-from kmt.guest_session import environment, send_files
 from kmt.kernel import Kernel
-from kmt.kernel_run import fetch
-from kmt.link import Link
-from kmt.tree import survey, write_tar
+from kmt.run.guest import environment, send_files
+from kmt.run.kernel import fetch
+from kmt.run.link import Link
+from kmt.run.tree import survey, write_tar
 
 BOOT_SECONDS = 30.0
 """For the console of ``kmt.shell``, with hardware virtualisation."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from kmt import archive, backends, build, config, image, proc
+from kmt import archive, backends, build, config, proc
 from kmt import matrix as catalogue
 from kmt.backends.base import Machine
 from kmt.commands.shown import bars, shown
@@ -16,6 +16,7 @@ from kmt.commands.words import kernel_patterns
 from kmt.config import Config
 from kmt.errors import KmtError
 from kmt.matrix import Row
+from kmt.roots import image
 
 
 def rows(settings: Config, words: Sequence[str], default: str) -> list[Row]:

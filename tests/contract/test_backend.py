@@ -13,8 +13,8 @@ from kmt import backends
 from kmt.deadline import Deadline
 from kmt.errors import ConfigError, VmLostError
 from kmt.guest.wire import VERSION, Kind
-from kmt.link import Link
-from kmt.tree import Tree, write_tar
+from kmt.run.link import Link
+from kmt.run.tree import Tree, write_tar
 
 pytestmark = pytest.mark.host_only
 

@@ -15,10 +15,10 @@ from kmt.backends.base import Machine
 from kmt.deadline import Deadline
 from kmt.errors import AgentError, VmLostError, VmTimedOutError
 from kmt.guest.wire import Kind
-from kmt.kernel_run import fetch
-from kmt.link import CancelledError, Link
 from kmt.matrix import Row
-from kmt.tree import survey, write_tar
+from kmt.run.kernel import fetch
+from kmt.run.link import CancelledError, Link
+from kmt.run.tree import survey, write_tar
 
 pytestmark = pytest.mark.host_only
 

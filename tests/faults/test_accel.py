@@ -5,8 +5,9 @@ import json
 import pytest
 from machines import SETTINGS, SMALL, kernel, wait_for
 
-from kmt import accel, backends
+from kmt import backends
 from kmt.backends import qemu_program
+from kmt.boot import accel
 from kmt.deadline import Deadline
 from kmt.errors import ConfigError, VmNeverStartedError
 

@@ -12,9 +12,9 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from kmt import build, paths
-from kmt.compiler import Compiler, disk
 from kmt.config import Config
 from kmt.errors import BuildError
+from kmt.roots.compiler import Compiler, disk
 
 pytestmark = pytest.mark.host_only
 

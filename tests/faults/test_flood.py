@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from machines import guest, output, wait_for
 
-from kmt import consolelog
-from kmt.consolelog import CappedLog, Watch
+from kmt.boot import consolelog
+from kmt.boot.consolelog import CappedLog, Watch
 
 pytestmark = pytest.mark.host_only
 

@@ -13,16 +13,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from kmt import config, image
+from kmt import config
 from kmt.config import Config
 from kmt.errors import ImageError
+from kmt.roots import image
 
 pytestmark = pytest.mark.host_only
 
 ROOT = Path(__file__).parents[2]
 BUILD = textwrap.dedent("""
     from pathlib import Path
-    from kmt import image
+    from kmt.roots import image
     from kmt.config import Config
     image.ensure(Config(Path()), lambda label, done, total: print(label, flush=True))
 """)

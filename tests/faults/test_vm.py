@@ -12,12 +12,13 @@ import psutil
 import pytest
 from machines import ROOT, SETTINGS, SMALL, backend, gone, guest, kernel, output, wait_for
 
-from kmt import backends, disks
+from kmt import backends
 from kmt.backends import qemu_program
+from kmt.boot import disks
 from kmt.deadline import Deadline
 from kmt.errors import ConfigError, ImageError, VmLostError, VmNeverStartedError, VmPanickedError, VmTimedOutError
 from kmt.guest.wire import Kind
-from kmt.link import Link
+from kmt.run.link import Link
 
 pytestmark = pytest.mark.host_only
 

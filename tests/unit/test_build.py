@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from kmt import build
-from kmt.compiler import TARGETS
 from kmt.config import Config
 from kmt.errors import BuildError, ConfigError
+from kmt.roots.compiler import TARGETS
 
 
 @pytest.fixture

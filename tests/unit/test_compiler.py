@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from kmt import compiler, rootfs
 from kmt.errors import BuildError
+from kmt.roots import compiler, rootfs
 
 ROOT = Path("/cache/root")
 

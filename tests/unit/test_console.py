@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmt.console import LINE_LIMIT, READY, Console
+from kmt.boot.console import LINE_LIMIT, READY, Console
 
 RECORDED = Path(__file__).parents[2] / "fixtures" / "consoles"
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from kmt import disks
+from kmt.boot import disks
 from kmt.errors import ImageError
 from kmt.kernel import Kernel
 

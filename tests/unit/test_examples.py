@@ -2,7 +2,7 @@ import base64
 
 import pytest
 
-from kmt.examples import Examples
+from kmt.run.examples import Examples
 
 
 def ask(examples, kernel, call, key=b"k", value=b""):

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from kmt.guest_options import travelling_options
+from kmt.plugin.options import travelling_options
 
 
 class Config:

@@ -1,8 +1,8 @@
 import pytest
 
-from kmt.events import Lost, Report, Started
 from kmt.guest.wire import Frame, Kind
-from kmt.guest_session import Plan, Tally, _ended, _events, travelling_env
+from kmt.run.events import Lost, Report, Started
+from kmt.run.guest import Plan, Tally, _ended, _events, travelling_env
 
 
 def plan(tmp_path, known=None):

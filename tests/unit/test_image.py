@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from kmt import image, rootfs
 from kmt.config import Config
 from kmt.errors import ConfigError
+from kmt.roots import image, rootfs
 
 RECIPE = rootfs.recipe()
 PACKAGES = ("python3", "kmod")

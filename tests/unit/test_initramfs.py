@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmt import cpio, disks, modules
+from kmt.boot import cpio, disks, modules
 from kmt.errors import ImageError
 
 NAMES = st.text("abcdef_0", min_size=1, max_size=20)

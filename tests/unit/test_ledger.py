@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmt.ledger import Ledger, reason
 from kmt.results import KernelResult
+from kmt.run.ledger import Ledger, reason
 
 
 def phases(*outcomes, nodeid="t.py::test", **more):

@@ -4,7 +4,7 @@ import tarfile
 
 import pytest
 
-from kmt.tree import survey, write_tar
+from kmt.run.tree import survey, write_tar
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kmt.errors import ConfigError
-from kmt.requirements import Installed, environment, pinned
+from kmt.roots.requirements import Installed, environment, pinned
 
 GUEST = environment("3.13")
 HOST = {

@@ -3,7 +3,7 @@ import tomllib
 
 import pytest
 
-from kmt import rootfs
+from kmt.roots import rootfs
 
 SOURCES = ["deb [signed-by=/k] http://mirror.test/debian trixie main"]
 

@@ -1,5 +1,5 @@
 from kmt.backends.base import Machine
-from kmt.run import group_by_machine
+from kmt.run.pool import group_by_machine
 
 
 def test_tests_share_a_machine_unless_they_ask_for_processors():

@@ -19,14 +19,14 @@ from pathlib import Path
 
 from kmt import proc
 from kmt.archive import mirror
-from kmt.disks import erofs
+from kmt.boot.disks import erofs
 from kmt.errors import ImageError
-from kmt.paths import cache_base
+from kmt.paths import PACKAGE, cache_base
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is, and of how much."""
 
-RECIPE = Path(__file__).with_name("vms") / "image.toml"
+RECIPE = PACKAGE / "vms" / "image.toml"
 """The package lists that travel with the package (in a checkout ``kmt/vms`` is a link to ``vms``)."""
 
 EXCLUDED = ("doc", "info", "lintian", "linda", "locale", "man")

@@ -19,16 +19,16 @@ from kmt.backends.base import Backend, Machine, Vm
 from kmt.config import Config
 from kmt.deadline import Deadline
 from kmt.errors import KmtError
-from kmt.events import Event, Finished, Lost, Progress, Report
-from kmt.examples import Examples
-from kmt.guest_session import ARTIFACTS_DIR, Plan, Tally, run_tests, send_files
 from kmt.kernel import Kernel
-from kmt.ledger import Ledger
-from kmt.link import CancelledError, Link
 from kmt.matrix import Row
 from kmt.results import KernelResult, Outcome
+from kmt.run.events import Event, Finished, Lost, Progress, Report
+from kmt.run.examples import Examples
+from kmt.run.guest import ARTIFACTS_DIR, Plan, Tally, run_tests, send_files
+from kmt.run.ledger import Ledger
+from kmt.run.link import CancelledError, Link
+from kmt.run.tree import Tree, survey
 from kmt.runs import Run
-from kmt.tree import Tree, survey
 
 
 @dataclass(frozen=True)

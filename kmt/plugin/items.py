@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from kmt.backends.base import Machine
-from kmt.guest_collect import Found
+from kmt.plugin.collect import Found
 
 
 def with_kernel(name: str, kernel: str) -> str:

@@ -22,7 +22,8 @@ from pathlib import Path
 
 from debian.debfile import DebFile
 
-from kmt import archive, cpio, modules, proc
+from kmt import archive, proc
+from kmt.boot import cpio, modules
 from kmt.errors import ImageError
 from kmt.kernel import Kernel
 from kmt.paths import cache, locked, published

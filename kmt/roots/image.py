@@ -22,11 +22,12 @@ from typing import Any
 
 from debian.deb822 import Packages
 
-from kmt import proc, requirements, rootfs
+from kmt import proc
 from kmt.config import Config
 from kmt.errors import ImageError
 from kmt.paths import cache, locked, published
-from kmt.rootfs import Progress, Recipe, quiet
+from kmt.roots import requirements, rootfs
+from kmt.roots.rootfs import Progress, Recipe, quiet
 
 LAYOUT = 2
 """Raise it when the same packages would give another image."""

@@ -2,7 +2,7 @@
 
 Laws: each test that may run in guests becomes one item a kernel, everything else is deselected and counted; what
 the host cannot import is collected in the first kernel's guest; in a suite with ``strict_skips`` a test that no
-kernel of the default matrix can run is an error. Options are ``pytest_plugin``'s, events ``host_session``'s.
+kernel of the default matrix can run is an error. Options are ``pytest_plugin``'s, events ``replay``'s.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ import pytest
 from kmt import backends, config, matrix, runs
 from kmt.backends.base import Backend, Machine
 from kmt.errors import KmtError
-from kmt.events import Event, Lost, Progress
-from kmt.guest_collect import GuestCollector
-from kmt.guest_options import coverage, take_coverage, travelling_options
-from kmt.guest_session import Plan, environment
-from kmt.host_session import HostSession
-from kmt.items import KernelItem, adopt, expand, runs_in_guests
-from kmt.kernel_run import Job
+from kmt.plugin.collect import GuestCollector
+from kmt.plugin.items import KernelItem, adopt, expand, runs_in_guests
+from kmt.plugin.options import coverage, take_coverage, travelling_options
+from kmt.plugin.replay import HostSession
 from kmt.report import json as json_report
 from kmt.report import junit, summary
 from kmt.results import KernelResult, Outcome, exit_status
-from kmt.run import Running, group_by_machine
+from kmt.run.events import Event, Lost, Progress
+from kmt.run.guest import Plan, environment
+from kmt.run.kernel import Job
+from kmt.run.pool import Running, group_by_machine
 
 HOST = "host"
 """The word for this machine's own kernel, and the backend that runs it."""

@@ -23,10 +23,11 @@ from pathlib import Path
 
 from debian.debfile import DebFile
 
-from kmt import archive, image, proc, rootfs
+from kmt import archive, proc
 from kmt.errors import BuildError, KmtError
 from kmt.paths import cache, locked, published
-from kmt.rootfs import Progress, quiet
+from kmt.roots import image, rootfs
+from kmt.roots.rootfs import Progress, quiet
 
 LAYOUT = 1
 """Raise it when the same packages would give another environment."""

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from kmt.errors import AgentError
-from kmt.events import Chatter, Event, Lost, Report, Started
-from kmt.examples import Examples
 from kmt.guest.wire import Frame, Kind
-from kmt.link import Link
-from kmt.tree import Tree, write_tar
+from kmt.run.events import Chatter, Event, Lost, Report, Started
+from kmt.run.examples import Examples
+from kmt.run.link import Link
+from kmt.run.tree import Tree, write_tar
 
 TRAVELLING_ENV = ("LANG", "LC_*", "TZ", "PYTHONHASHSEED", "HYPOTHESIS_*")
 BPF_DIR = "/run/kmt/bpf"

@@ -17,12 +17,12 @@ from kmt.config import Config
 from kmt.deadline import Deadline
 from kmt.errors import AgentError
 from kmt.guest.wire import Kind
-from kmt.guest_session import ARTIFACTS_DIR, Plan, request, send_files
-from kmt.kernel_run import fetch
-from kmt.link import Link
 from kmt.matrix import Row
+from kmt.run.guest import ARTIFACTS_DIR, Plan, request, send_files
+from kmt.run.kernel import fetch
+from kmt.run.link import Link
+from kmt.run.tree import survey
 from kmt.runs import Run
-from kmt.tree import survey
 
 
 @dataclass(frozen=True)

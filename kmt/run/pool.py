@@ -1,7 +1,7 @@
 """The run: several kernels at once under a budget of cores and memory, their events in one stream.
 
 Laws: every job ends in exactly one ``Finished``; leaving the stream early ends all guests. What happens within one
-kernel is ``kernel_run``'s.
+kernel is ``kernel.py``'s.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import psutil
 
 from kmt.backends.base import Machine
 from kmt.config import Config
-from kmt.events import Event, Finished
-from kmt.examples import Examples
-from kmt.guest_session import Plan
-from kmt.kernel_run import Job, KernelRun, Shared
 from kmt.results import KernelResult
+from kmt.run.events import Event, Finished
+from kmt.run.examples import Examples
+from kmt.run.guest import Plan
+from kmt.run.kernel import Job, KernelRun, Shared
 from kmt.runs import Run
 
 MEMORY_OVERHEAD_MIB = 256

@@ -17,8 +17,9 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from kmt import disks, proc
+from kmt import proc
 from kmt.backends import qemu_args, qemu_program
+from kmt.boot import disks
 from kmt.errors import ConfigError, KmtError, VmNeverStartedError
 from kmt.kernel import Kernel
 from kmt.paths import cache, locked, published

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from kmt.events import Chatter, Event, Finished, Lost, Progress, Report
-from kmt.items import KernelItem
+from kmt.plugin.items import KernelItem
 from kmt.report import junit
 from kmt.results import KernelResult
-from kmt.run import Running
+from kmt.run.events import Chatter, Event, Finished, Lost, Progress, Report
+from kmt.run.pool import Running
 
 
 class HostSession:

@@ -1,4 +1,4 @@
-"""A console as it happens: into a log file that cannot fill the disk, and into ``kmt.console.Console``.
+"""A console as it happens: into a log file that cannot fill the disk, and into ``kmt.boot.console.Console``.
 
 Laws: the log keeps the first and the last part of a flood and says how much is missing between them; reading never
 stops while the machine runs (a full pipe would stall the guest) and wakes at most a hundred times a second (the
@@ -19,7 +19,7 @@ from typing import Any
 import pexpect
 from pexpect import fdpexpect
 
-from kmt.console import Console
+from kmt.boot.console import Console
 
 HEAD = 12 * 1024 * 1024
 TAIL = 4 * 1024 * 1024
