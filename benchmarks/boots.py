@@ -18,7 +18,7 @@ from kmt import archive, backends, config, matrix
 from kmt.backends.base import Machine
 from kmt.deadline import Deadline
 from kmt.errors import KmtError
-from kmt.link import Link
+from kmt.run.link import Link
 
 SETTINGS = config.load(Path(__file__).parents[1])
 
