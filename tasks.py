@@ -161,6 +161,19 @@ def test(_c: Context) -> int:
     return testing.everything(ROOT, behind_dashes())
 
 
+@task(
+    iterable=["kernels"],
+    help={
+        "kernels": KERNELS,
+        "boots": "boots of each kernel",
+        "rounds": "attach and detach rounds under traffic in each",
+    },
+)
+def soak(_c: Context, kernels: Any = None, boots: int = 200, rounds: int = 100) -> int:
+    """Boot and attach again and again, looking for one panic: an hour and more."""
+    return testing.soak(ROOT, kernels, boots=boots, rounds=rounds)
+
+
 @task
 def lint(_c: Context) -> int:
     """Style, format and types."""
@@ -169,7 +182,7 @@ def lint(_c: Context) -> int:
 
 namespace = Collection(test, lint)
 engine = Collection("kmt")
-for each in (start, ls, fetch, image, build, shell, execute, status, stop, logs, doctor, clean):
+for each in (start, ls, fetch, image, build, shell, execute, status, stop, logs, doctor, clean, soak):
     engine.add_task(each)
 engine.add_task(kernel_test, name="test")
 namespace.add_collection(engine)

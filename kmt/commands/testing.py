@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from types import FrameType
 
 from kmt import config, proc
 from kmt.commands.words import kernel_patterns, user_path
+from kmt.run.pool import jobs_at_once
 
 LIVE = ("-p", "kmt.report.live")
 
@@ -67,6 +68,15 @@ def everything(root: Path, args: Sequence[str]) -> int:
     return merged(host, run(root, Options(args=args)))
 
 
+def soak(root: Path, kernels: Sequence[str], *, boots: int, rounds: int) -> int:
+    """Boot each kernel ``boots`` times, then attach and take off all programs ``rounds`` times in each, under traffic."""
+    chosen = Options(kernels, args=("tests/kernel/test_rounds.py",))
+    words = kernel_patterns(kernels) or list(config.load(root).kernels)
+    jobs = jobs_at_once(config.load(root))
+    booted = _child([sys.executable, "benchmarks/boots.py", f"--boots={boots}", f"--jobs={jobs}", *words], root)
+    return merged(booted, _child(command(root, chosen, live=True), root, {"KMT_ROUNDS": str(rounds)}))
+
+
 def merged(first: int, second: int) -> int:
     """One status for two pytest runs: 1 (a failed test) before all others, 5 (no tests) only when both say so."""
     both = {first, second}
@@ -75,8 +85,8 @@ def merged(first: int, second: int) -> int:
     return max(both - {5})
 
 
-def _child(argv: Sequence[str], cwd: Path) -> int:
-    process = proc.spawn(argv, stdin=None, stdout=None, stderr=None, cwd=cwd)
+def _child(argv: Sequence[str], cwd: Path, env: Mapping[str, str] | None = None) -> int:
+    process = proc.spawn(argv, stdin=None, stdout=None, stderr=None, cwd=cwd, env=env)
     with _forwarded(process.send_signal):
         status = process.wait()
     return status if status >= 0 else 128 - status
