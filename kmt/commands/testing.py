@@ -69,7 +69,7 @@ def everything(root: Path, args: Sequence[str]) -> int:
 
 
 def soak(root: Path, kernels: Sequence[str], *, boots: int, rounds: int) -> int:
-    """Boot each kernel ``boots`` times, then attach and take off all programs ``rounds`` times in each, under traffic."""
+    """Boot each kernel ``boots`` times, then attach and take off all programs ``rounds`` times under traffic."""
     chosen = Options(kernels, args=("tests/kernel/test_rounds.py",))
     words = kernel_patterns(kernels) or list(config.load(root).kernels)
     jobs = jobs_at_once(config.load(root))
