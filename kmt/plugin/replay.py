@@ -76,7 +76,12 @@ class HostSession:
         if item is None:
             return
         data = {**event.data, "nodeid": item.nodeid, "location": item.location}
-        report = self._config.hook.pytest_report_from_serializable(config=self._config, data=data)
+        try:
+            report = self._config.hook.pytest_report_from_serializable(config=self._config, data=data)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            # A guest is not to be trusted with the host's session.
+            self.lost(Lost(event.kernel, item.kmt_id, f"the guest sent what is no report: {error!r}"))
+            return
         if isinstance(report.longrepr, list):  # a skip's (path, line, reason), as JSON has it; pytest wants a tuple
             report.longrepr = tuple(report.longrepr)
         report.user_properties.extend(self._where(event.kernel))

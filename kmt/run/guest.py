@@ -52,6 +52,13 @@ class Tally:
     running: str = ""
     done: set[str] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        self._known = frozenset(self.wanted)
+
+    def expects(self, nodeid: object) -> bool:
+        """It is the id of a test that was asked for and is not done."""
+        return isinstance(nodeid, str) and nodeid in self._known and nodeid not in self.done
+
     def missing(self) -> list[str]:
         """Wanted and not done, the one that was running first."""
         left = [i for i in self.wanted if i not in self.done]
@@ -145,7 +152,8 @@ def _events(name: str, plan: Plan, tally: Tally, frame: Frame, said: list[str]) 
         yield Started(name, tally.running)
     elif frame.kind is Kind.REPORT:
         report = frame.body.get("report")
-        if isinstance(report, dict) and isinstance(report.get("nodeid"), str):
+        # Only of what was asked for: a guest must not add to the accounts, nor report a test twice.
+        if isinstance(report, dict) and tally.expects(report.get("nodeid")):
             if report.get("when") == "teardown":
                 tally.done.add(report["nodeid"])
             yield Report(name, report)

@@ -45,7 +45,7 @@ def test_a_report_counts_as_done_at_its_teardown(tmp_path):
     assert tally.missing() == []
 
 
-@pytest.mark.parametrize("report", [None, [], {"nodeid": 3}, {}])
+@pytest.mark.parametrize("report", [None, [], {"nodeid": 3}, {"nodeid": []}, {}, {"nodeid": "b.py::forged"}])
 def test_what_is_no_report_is_not_passed_on(tmp_path, report):
     assert list(_events("6.1", plan(tmp_path), Tally([]), Frame(Kind.REPORT, {"report": report}), [])) == []
 
