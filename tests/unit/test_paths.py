@@ -1,0 +1,68 @@
+import threading
+
+import pytest
+
+from kmt import paths
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("KMT_CACHE", str(tmp_path / "a cache"))
+    return tmp_path / "a cache"
+
+
+def test_the_cache_is_private_and_where_it_was_named(cache):
+    assert paths.cache("kernels") == cache / paths.LAYOUT / "kernels"
+    assert cache.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_cache_of_an_older_version_is_seen_and_never_read(cache):
+    old = cache / "v0" / "kernels"
+    old.mkdir(parents=True)
+    (old / "6.1").write_text("from another time")
+    assert list(paths.cache("kernels").iterdir()) == []
+    assert paths.older_layouts() == [cache / "v0"]
+
+
+def test_what_is_published_appears_whole_or_not_at_all(cache):
+    target = paths.cache("room") / "thing"
+    with paths.published(target) as work:
+        work.write_text("half")
+        assert not target.exists()
+    assert target.read_text() == "half"
+
+    def fails():
+        with paths.published(target) as work:
+            work.write_text("never")
+            raise OSError("no space")
+
+    with pytest.raises(OSError, match="no space"):
+        fails()
+    assert target.read_text() == "half"
+    assert [p.name for p in target.parent.iterdir()] == ["thing"]
+
+
+def test_a_directory_replaces_the_one_before(cache):
+    target = paths.cache("room") / "tree"
+    for name in ("one", "two"):
+        with paths.published(target) as work:
+            work.mkdir()
+            (work / name).touch()
+    assert [p.name for p in target.iterdir()] == ["two"]
+
+
+def test_one_maker_at_a_time(cache):
+    seen = []
+
+    def make(number):
+        with paths.locked("thing"):
+            seen.append(("in", number))
+            seen.append(("out", number))
+
+    threads = [threading.Thread(target=make, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [word for word, _ in seen] == ["in", "out"] * 8
+    assert all(seen[i][1] == seen[i + 1][1] for i in range(0, 16, 2))
