@@ -6,6 +6,7 @@ file. Further laws:
 
 - identity is device and inode: however many paths, links and mount namespaces, one registration;
 - errors of ``register`` in this order: a missing callback, the stat's own, stopped, blocked, the activation's own;
+- what is no ``Exception`` (a KeyboardInterrupt) comes out of the call that runs the callback, after all it has to run;
 - after a failed activation the deactivation runs once, to clean up, and the file is blocked, unless it has gone;
 - after ``clear`` every file that was active has been deactivated once, and nothing is registered ever after.
 """
@@ -77,15 +78,13 @@ class FileRegistry:
         """Forget a process; files it was the last holder of are deactivated. A callback's error is only counted."""
         with self._lock:
             leaving = self._core.unregister(pid)
-        for epoch in leaving:
-            self._drive(epoch)
+        self._drive_all(leaving)
 
     def clear(self) -> None:
         """Deactivate everything and stop for good; the second time nothing happens."""
         with self._lock:
             leaving = self._core.clear()
-        for epoch in leaving:
-            self._drive(epoch)
+        self._drive_all(leaving)
 
     def registered_processes(self) -> set[int]:
         """The processes that hold a file now."""
@@ -105,6 +104,17 @@ class FileRegistry:
     def in_flight(self) -> int:
         """Callbacks that are due or running."""
         return self._core.in_flight
+
+    def _drive_all(self, epochs: list[Epoch]) -> None:
+        """Drive every one of them, whatever comes out of the others; then raise the first that is no ``Exception``."""
+        fatal: BaseException | None = None
+        for epoch in epochs:
+            try:
+                self._drive(epoch)
+            except BaseException as error:
+                fatal = fatal or error
+        if fatal is not None:
+            raise fatal
 
     def _drive(self, first: Epoch) -> BaseException | None:
         """Run the callbacks that are due for one file until none is; give the error of ``first``'s activation.

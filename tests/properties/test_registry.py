@@ -364,6 +364,30 @@ def test_an_interrupt_in_a_callback_comes_out_and_leaves_order_behind() -> None:
         assert (registry.traced(), registry.registered_processes(), registry.in_flight) == ([], set(), 0)
 
 
+@pytest.mark.parametrize("end", ["unregister", "clear"])
+def test_an_interrupt_in_a_deactivation_keeps_none_from_the_other_files(end: str) -> None:
+    with World() as world:
+        registry = FileRegistry("test", proc_root=str(world.proc), metrics=Registry())
+        errors = [KeyboardInterrupt(), SystemExit()]
+        left: list[PathIdentifier] = []
+
+        def interrupted(file: FilePath) -> None:
+            left.append(file.id)
+            raise errors[len(left) - 1]
+
+        for name in ("a", "b"):
+            (world.files / name).touch()
+            registry.register(f"/{name}", 1, nothing, interrupted)
+        ids = [file.id for file in registry.traced()]
+        with pytest.raises(KeyboardInterrupt) as raised:
+            registry.unregister(1) if end == "unregister" else registry.clear()
+        assert raised.value is errors[0]
+        assert sorted(left) == sorted(ids)
+        assert (registry.traced(), registry.registered_processes(), registry.in_flight) == ([], set(), 0)
+        for name in ("a", "b") if end == "unregister" else ():
+            assert registry.register(f"/{name}", 1, nothing, nothing) is Registration.REGISTERED
+
+
 @pytest.mark.parametrize("stopped", [False, True])
 def test_the_first_thing_wrong_is_the_one_reported(stopped: bool) -> None:
     with World() as world:
