@@ -7,14 +7,14 @@ file. Further laws:
 - identity is device and inode: however many paths, links and mount namespaces, one registration;
 - errors of ``register`` in this order: a missing callback, the stat's own, stopped, blocked, the activation's own;
 - what is no ``Exception`` (a KeyboardInterrupt) comes out of the call that runs the callback, after all it has to run;
-- after a failed activation the deactivation runs once, to clean up, and the file is blocked, unless it has gone;
+- after a failed activation the deactivation runs once, to clean up, and the file is blocked, unless it has gone (its
+  path names nothing now, or another file);
 - after ``clear`` every file that was active has been deactivated once, and nothing is registered ever after.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from threading import Lock
 from typing import NamedTuple
 
@@ -128,7 +128,7 @@ class FileRegistry:
             if epoch.phase is Phase.ACTIVATING:
                 raised = _call(epoch.activate, epoch.file)
                 error = raised if epoch is first else error
-                block = isinstance(raised, Exception) and not _gone(raised, epoch.file.host_path)
+                block = isinstance(raised, Exception) and not _gone(raised, epoch.file)
                 with self._lock:
                     if raised is not None:
                         self._core.failed(epoch, block=block)
@@ -155,16 +155,15 @@ def _call(callback: Callback, file: FilePath) -> BaseException | None:
     return None
 
 
-def _gone(error: BaseException | None, path: str) -> bool:
+def _gone(error: BaseException | None, file: FilePath) -> bool:
     """Is the file, or the process it was seen through, no longer there? Says the error, or a cause, or a new look."""
     while error is not None:
         if isinstance(error, _GONE):
             return True
         error = error.__cause__
     try:
-        os.stat(path)  # noqa: PTH116
+        return PathIdentifier.of_file(file.host_path) != file.id
     except _GONE:
         return True
     except OSError:
         return False
-    return False

@@ -40,8 +40,9 @@ FAILURES = {
     "broken": RuntimeError("cannot hook"),
     "gone": FileNotFoundError("no longer there"),
     "deleted": OSError("cannot read"),
+    "replaced": OSError("not what it was"),
 }
-"""What a failing activation raises; for the last it deletes the file first."""
+"""What a failing activation raises; for the last two it deletes the file first, or renames another over it."""
 
 
 def nothing(_: FilePath) -> None:
@@ -63,6 +64,12 @@ class World:
             room.mkdir(parents=True)
             (room / "root").symlink_to(base / ("container" if pid % 2 else "files"))
             (room / "cwd").symlink_to(self.files)
+
+    def replace(self, path: Path) -> None:
+        """Rename a new file over whatever has the name."""
+        fresh = self.files / "fresh"
+        fresh.write_text("content")
+        fresh.replace(path)
 
     def __enter__(self) -> World:
         return self
@@ -98,9 +105,7 @@ class RegistryMachine(RuleBasedStateMachine):
     @rule(name=names)
     def write(self, name: str) -> None:
         """A new file, renamed over whatever had the name, as package managers do."""
-        fresh = self.world.files / "fresh"
-        fresh.write_text("content")
-        fresh.replace(self.world.files / name)
+        self.world.replace(self.world.files / name)
 
     @rule(name=names, other=names, symbolic=st.booleans())
     def link(self, name: str, other: str, symbolic: bool) -> None:
@@ -153,6 +158,8 @@ class RegistryMachine(RuleBasedStateMachine):
             self.calls.append(("act", given.id))
             if activation == "deleted":
                 Path(given.host_path).unlink()
+            if activation == "replaced":
+                self.world.replace(Path(given.host_path))
             if activation in FAILURES:
                 raise FAILURES[activation]
 
@@ -422,3 +429,18 @@ def test_an_error_that_was_caused_by_a_missing_file_does_not_block_it() -> None:
             with pytest.raises(RuntimeError, match="cannot open"):
                 registry.register("/a", 1, act, nothing)
         assert registry.blocklist.entries() == []
+
+
+def test_a_file_replaced_during_its_activation_is_gone_and_not_blocked() -> None:
+    with World() as world:
+        (world.files / "a").touch()
+        registry = FileRegistry("test", proc_root=str(world.proc), metrics=Registry())
+
+        def act(file: FilePath) -> None:
+            world.replace(Path(file.host_path))
+            raise OSError("not what it was")
+
+        with pytest.raises(OSError, match="not what it was"):
+            registry.register("/a", 1, act, nothing)
+        assert registry.blocklist.entries() == []
+        assert registry.register("/a", 1, nothing, nothing) is Registration.REGISTERED
