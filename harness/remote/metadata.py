@@ -97,10 +97,10 @@ def _signatures(whole: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 def normalised(signed: Mapping[str, Any], role: str, expires: datetime) -> dict[str, Any]:
-    """The copy of ``signed`` that python-tuf is given: its expiry form, its ``_type``, no delegations."""
+    """The copy of ``signed`` that python-tuf is given: its expiry form, its ``_type``, no version 0, no delegations."""
     copy = {key: value for key, value in signed.items() if key != "delegations"}
     whole_seconds = expires.replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
-    return copy | {"_type": role, "version": version_of(signed, role), "expires": whole_seconds}
+    return copy | {"_type": role, "version": max(1, version_of(signed, role)), "expires": whole_seconds}
 
 
 def normalised_root(signed: Mapping[str, Any], expires: datetime) -> dict[str, Any]:
@@ -154,10 +154,10 @@ def identity(key: Key) -> bytes:
 
 
 def version_of(signed: Mapping[str, Any], role: str) -> int:
-    """The version, a positive integer."""
-    version = signed.get("version")
-    if type(version) is not int or version < 1:
-        raise MetadataError(f"{role} metadata have version {str(version)[:40]!r}, no positive integer")
+    """The version: an integer, of targets 0 or more, of a root 1 or more."""
+    version, least = signed.get("version"), 0 if role == "targets" else 1
+    if type(version) is not int or version < least:
+        raise MetadataError(f"{role} metadata have version {str(version)[:40]!r}, no integer of {least} or more")
     return version
 
 

@@ -11,9 +11,9 @@ those leave to the caller or see more narrowly than the field does. Laws:
   in which they are sent means nothing; those not newer than the trusted one are ignored;
 - only the root in force must be unexpired, and the clock is an argument.
 
-Accepted though python-tuf's schema does not: any RFC 3339 instant as expiry; a root without (or with a misspelt)
-timestamp or snapshot role; keys of unknown types, which then just cannot sign; a signature that names its key by the
-key's hash although the root lists it under another id. Delegated targets are not followed.
+Accepted though python-tuf's schema does not: any RFC 3339 instant as expiry; targets of version 0; a root without (or
+with a misspelt) timestamp or snapshot role; keys of unknown types, which then just cannot sign; a signature that
+names its key by the key's hash although the root lists it under another id. Delegated targets are not followed.
 """
 
 from __future__ import annotations
@@ -120,13 +120,13 @@ def read_targets(raw: bytes, trusted: TrustedRoot | None, now: datetime) -> Sign
     if trusted is not None:
         _check_threshold(trusted.root, "targets", envelope, "the targets")
     expires = metadata.expiry_of(envelope.signed, "targets")
-    custom = envelope.signed.get("custom")
+    version, custom = metadata.version_of(envelope.signed, "targets"), envelope.signed.get("custom")
     targets = metadata.parse(Targets, metadata.normalised(envelope.signed, "targets", expires), "targets")
     for path, file in targets.targets.items():
         _check_entry(path, file)
     if trusted is not None:
-        _check_unexpired(f"targets {targets.version}", expires, now)
-    return SignedTargets(targets.version, targets.targets, custom)
+        _check_unexpired(f"targets {version}", expires, now)
+    return SignedTargets(version, targets.targets, custom)
 
 
 def root_version(raw: bytes) -> int:

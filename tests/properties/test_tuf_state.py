@@ -337,7 +337,7 @@ def older_targets(server: Server, state: State, _: st.DataObject) -> Any:
 @attack
 def malformed_targets(server: Server, state: State, data: st.DataObject) -> Any:
     broken: list[dict[str, Any]] = [
-        {"version": 0}, {"version": True}, {"version": "1"}, {"expires": "2040-01-01"}, {"expires": None},
+        {"version": -1}, {"version": True}, {"version": "1"}, {"expires": "2040-01-01"}, {"expires": None},
         {"targets": []}, {"targets": {"p": {}}}, {"targets": {"p": 1}}, {"spec_version": "2.0.0"},
         {"targets": {"p": {"length": True, "hashes": {"sha256": "00"}}}},
         {"targets": {"p": {"length": 1, "hashes": {}}}},

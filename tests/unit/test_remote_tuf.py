@@ -14,7 +14,7 @@ from securesystemslib.signer import CryptoSigner
 from tuf_server import EARLIER, LATER, NOW, Server, key, key_id, root_object, sign
 
 from harness.remote import metadata, tuf
-from harness.remote.errors import MetadataError, RemoteError, ThresholdError, TooLargeError
+from harness.remote.errors import MetadataError, RemoteError, RollbackError, ThresholdError, TooLargeError
 from harness.remote.state import PRODUCTS, State
 
 
@@ -158,6 +158,29 @@ def test_members_of_a_wrong_type(where: str, value: Any) -> None:
 def test_roles_that_make_no_sense(role: dict[str, Any]) -> None:
     with pytest.raises(RemoteError):
         tuf.load_root(sign(root(roles={**root()["roles"], "targets": role}), ["root-0"]))
+
+
+@pytest.mark.parametrize("verified", [True, False])
+def test_targets_of_version_0(verified: bool) -> None:
+    """Accepted, and older than those of version 1."""
+    server = Server(targets_version=0, files={"employee/TESTING1/a/b": (b"", 0)})
+    state = State.verified(server.roots[0]) if verified else State.unverified()
+    oldest = server.answer(state)
+    state = state.apply(oldest, now=NOW).state
+    assert (state.targets_version, list(state.configs)) == (0, ["employee/TESTING1/a/b"])
+    server.targets_version = 1
+    state = state.apply(server.answer(state), now=NOW).state
+    assert state.targets_version == 1
+    if verified:
+        with pytest.raises(RollbackError, match="targets 0 are older than targets 1"):
+            state.apply(oldest, now=NOW)
+
+
+def test_versions_below_the_first() -> None:
+    with pytest.raises(MetadataError, match="root metadata have version '0', no integer of 1 or more"):
+        tuf.load_root(sign(root(version=0), ["root-0"]))
+    with pytest.raises(MetadataError, match="targets metadata have version '-1', no integer of 0 or more"):
+        tuf.read_targets(sign(Server(targets_version=-1).targets(), []), None, NOW)
 
 
 def test_products() -> None:
