@@ -46,6 +46,7 @@ MAX_ROOTS = 256
 """Roots in one update."""
 HASHES = frozenset({"sha256", "sha512"})
 """Algorithms that a targets entry may list."""
+_NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +116,12 @@ def check_in_force(trusted: TrustedRoot, now: datetime) -> None:
 
 
 def read_targets(raw: bytes, trusted: TrustedRoot | None, now: datetime) -> SignedTargets:
-    """Targets signed by enough of the root's keys and not expired; with None for root, neither is asked for."""
+    """Targets signed by enough of the root's keys and not expired; with None for root, neither is looked at."""
     envelope = metadata.open_metadata(raw, MAX_TARGETS, "targets", signed=trusted is not None)
+    expires = _NEVER
     if trusted is not None:
         _check_threshold(trusted.root, "targets", envelope, "the targets")
-    expires = metadata.expiry_of(envelope.signed, "targets")
+        expires = metadata.expiry_of(envelope.signed, "targets")
     version, custom = metadata.version_of(envelope.signed, "targets"), envelope.signed.get("custom")
     targets = metadata.parse(Targets, metadata.normalised(envelope.signed, "targets", expires), "targets")
     for path, file in targets.targets.items():

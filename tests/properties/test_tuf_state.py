@@ -17,7 +17,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from strategies import config_paths, contents, key_names, versions
-from tuf_server import EARLIER, LATER, NOW, Server, entry, root_object, sign, targets_object
+from tuf_server import EARLIER, LATER, NOW, Server, entry, instant, root_object, sign, targets_object
 
 from harness.remote.errors import (
     ExpiredError,
@@ -434,15 +434,21 @@ def test_each_attack_is_refused(name: str, data: st.DataObject) -> None:
     assert state.apply(server.answer(state), now=NOW).state.root_version == len(server.roots)
 
 
-@given(
-    st.dictionaries(config_paths(), st.tuples(contents, versions), max_size=4), st.sampled_from([NOW, EARLIER, LATER])
+no_expiries = st.none() | st.integers() | st.text(max_size=8) | st.sampled_from(["2040-01-01", "9999-12-31T23:59:60Z"])
+expiries = st.one_of(
+    st.just({}), st.fixed_dictionaries({"expires": st.sampled_from([NOW, EARLIER, LATER]).map(instant) | no_expiries})
 )
+"""The member of targets that says when they expire: missing, of use, or not."""
+
+
+@given(st.dictionaries(config_paths(), st.tuples(contents, versions), max_size=4), expiries)
 def test_unverified_ignores_signatures_and_dates_and_nothing_else(
-    files: dict[str, tuple[bytes, int]], expires: datetime
+    files: dict[str, tuple[bytes, int]], expiry: dict[str, Any]
 ) -> None:
-    server = Server(files=files, expires=expires)
+    server = Server(files=files)
     server.rotate(root=("evil",), expires=EARLIER)
-    for targets in (sign(server.targets(), ["evil"]), json.dumps({"signed": server.targets()}).encode()):
+    signed = {name: value for name, value in server.targets().items() if name != "expires"} | expiry
+    for targets in (sign(signed, ["evil"]), json.dumps({"signed": signed}).encode()):
         state = State.unverified()
         assert state.root_version == 1
         update = replace(server.answer(state, targets=targets), roots=(b"junk", server.roots[1]))
