@@ -2,7 +2,8 @@
 
 Two shapes, matched whole: ``datadog/<org>/<product>/<config id>/<file>`` and ``employee/<product>/<config id>/<file>``.
 Laws: ``org`` is ASCII digits and fits a signed 64-bit integer; the other components are non-empty and hold no
-slash, and may hold anything else; ``str(parse(p))`` is ``p`` but for leading zeros of the organisation.
+slash, and may hold anything else; ``str(parse(p))`` is ``p`` but for leading zeros of the organisation;
+parsing takes time linear in the path's length, whatever is in it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from harness.remote.errors import PathError
 DATADOG = "datadog"
 EMPLOYEE = "employee"
 _SHAPES = {
-    DATADOG: re.compile(r"datadog/0*([0-9]+)/([^/]+)/([^/]+)/([^/]+)"),
+    DATADOG: re.compile(r"datadog/([0-9]+)/([^/]+)/([^/]+)/([^/]+)"),
     EMPLOYEE: re.compile(r"employee()/([^/]+)/([^/]+)/([^/]+)"),
 }
 _ORG_MAX = 2**63 - 1
@@ -47,7 +48,12 @@ def parse(path: str) -> ConfigPath:
         wanted = "datadog/<org>/" if source == DATADOG else "employee/"
         raise PathError(f"config path {path!r} has a wrong format", hint=f"expected {wanted}<product>/<id>/<file>")
     digits, product, config_id, file = match.groups()
-    # The length first: int() of a very long string is slow, then refused.
-    if len(digits) > _ORG_DIGITS or ((org := int(digits) if digits else None) is not None and org > _ORG_MAX):
+    return ConfigPath(source, _org(digits, path) if digits else None, product, config_id, file)
+
+
+def _org(digits: str, path: str) -> int:
+    """The organisation's number; its length is checked first, for int() of a very long string is slow, then refused."""
+    significant = digits.lstrip("0") or "0"
+    if len(significant) > _ORG_DIGITS or (org := int(significant)) > _ORG_MAX:
         raise PathError(f"config path {path[:80]!r} has an organisation that does not fit 64 bits")
-    return ConfigPath(source, org, product, config_id, file)
+    return org

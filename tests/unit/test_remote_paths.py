@@ -43,6 +43,26 @@ def test_what_is_wrong_is_said(path: str, words: str) -> None:
         parse(path)
 
 
+ZEROS = "0" * 200_000
+"""So many that a match which tries them again for each of them does not end."""
+
+
+@pytest.mark.parametrize("org", [0, 7, 2**63 - 1])
+def test_leading_zeros_count_for_nothing(org: int) -> None:
+    assert parse(f"datadog/{ZEROS}{org}/P/i/f").org == org
+    assert parse(f"datadog/{ZEROS}/P/i/f").org == 0
+
+
+@pytest.mark.parametrize(
+    ("tail", "words"),
+    [("", "wrong format"), ("x/P/i/f", "wrong format"), ("/P/i", "wrong format"), (f"{2**63}/P/i/f", "64 bits")],
+)
+def test_many_zeros_are_refused_as_few_are(tail: str, words: str) -> None:
+    for zeros in ("0", ZEROS):
+        with pytest.raises(PathError, match=words):
+            parse(f"datadog/{zeros}{tail}")
+
+
 def second_reading(path: str) -> bool:
     """The same grammar without regular expressions."""
     source, *rest = path.split("/")
