@@ -33,7 +33,6 @@ class ConfigError(KmtError):
     """The user's words are off: an unknown kernel, key, option, or a value of the wrong type."""
 
     exit_status = EXIT_USAGE
-    outcome = "failed"
 
 
 class ArchiveError(KmtError):

@@ -56,13 +56,14 @@ def locked(name: str) -> Iterator[None]:
 def published(target: Path) -> Iterator[Path]:
     """Give a fresh path beside ``target`` to write a file or make a directory at; rename it there on success.
 
-    On any exception what was written is removed and ``target`` is untouched. An existing directory is replaced.
+    On any exception what was written is removed and ``target`` is untouched. A directory is replaced by a directory
+    only: a file never takes the place of one (IsADirectoryError), for it may be the user's.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         yield work / target.name
-        if target.is_dir() and not target.is_symlink():
+        if (work / target.name).is_dir() and target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)
         (work / target.name).replace(target)
     finally:

@@ -8,6 +8,7 @@ speak there).
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
@@ -64,6 +65,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if not asked:
         return
     _refuse(config)
+    # A shell starts background jobs with SIGINT ignored; kmt.stop has to reach them all the same.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         config.pluginmanager.register(MatrixPlugin(config, asked), "kmt-matrix")
     except KmtError as error:

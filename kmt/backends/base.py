@@ -33,6 +33,8 @@ class Vm(Protocol):
     """``kvm``, ``tcg``, ``none`` (the host itself) or ``simulated``."""
     channel: socket.socket
     """A stream to the guest's agent (frames of ``kmt/guest/wire.py``); the agent speaks first."""
+    pid: int
+    """The machine's process on this host."""
     console: Path
     """The log of everything the machine printed; grows while it runs."""
 

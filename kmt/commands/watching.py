@@ -17,7 +17,7 @@ def status(limit: int = 5) -> str:
     """All runs that go on and the last ``limit`` that are over, a line a kernel."""
     known = runs.seen()
     over = [run for run in known if not run.alive]
-    wanted = over[len(over) - limit :] + [run for run in known if run.alive] if limit else known
+    wanted = over[max(0, len(over) - limit) :] + [run for run in known if run.alive] if limit else known
     if not wanted:
         return "no runs yet"
     table = Table(box=None, pad_edge=False, header_style="bold")

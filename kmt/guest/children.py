@@ -7,6 +7,7 @@ that its own heartbeats can never fall into one.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import pty
 import selectors
@@ -23,6 +24,7 @@ from .port import HEARTBEAT_SECONDS, Port
 from .wire import Decoder, Frame, Kind, pack
 
 _COMMAND_NOT_FOUND = 127
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass
@@ -79,6 +81,7 @@ def _fork(body: Callable[[], None], *, with_stdin: bool) -> Child:
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         os.setsid()
         stdin = pipes[2][0] if with_stdin else os.open(os.devnull, os.O_RDONLY)
         for fd, number in ((stdin, 0), (out_w, 1), (err_w, 2)):
@@ -153,7 +156,8 @@ def _from_host(port: Port, child: Child, frames: list[Frame]) -> None:
             child.input_ends = child.input_ends or not frame.raw
             _feed(child)
         elif frame.kind is Kind.EXAMPLES and child.frames is not None:
-            child.frames.sendall(pack(frame.kind, frame.body))
+            with contextlib.suppress(OSError):  # it may have just ended
+                child.frames.sendall(pack(frame.kind, frame.body))
         elif frame.kind is not Kind.INPUT:
             port.give_back(frames[number:])
             return

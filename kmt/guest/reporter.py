@@ -10,6 +10,17 @@ import pytest
 
 from .wire import Kind
 
+SECTION_LIMIT = 1 << 20
+"""Characters of captured output, or of a reason, that travel in one report."""
+
+
+def _bounded(text: str) -> str:
+    """Its beginning and its end, and how much is missing between them."""
+    if len(text) <= SECTION_LIMIT:
+        return text
+    half = SECTION_LIMIT // 2
+    return f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"
+
 
 class GuestReporter:
     """Streams to the host. ``channel`` has ``send`` and ``ask``; ``request`` is the host's PYTEST frame."""
@@ -59,6 +70,9 @@ class GuestReporter:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """A phase of a test has ended."""
+        report.sections = [(title, _bounded(text)) for title, text in report.sections]
+        if isinstance(report.longrepr, str):
+            report.longrepr = _bounded(report.longrepr)
         data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
         self._channel.send(Kind.REPORT, {"report": data})
 

@@ -37,7 +37,10 @@ class Channel:
         """Ask the example database; returns the values of its answer."""
         self.send(Kind.DATABASE, body)
         while True:
-            for frame in self._decoder.feed(self._stream.recv(65536)):
+            data = self._stream.recv(65536)
+            if not data:
+                raise ConnectionError("the agent is gone")
+            for frame in self._decoder.feed(data):
                 return [base64.b64decode(v) for v in frame.body["values"]]
 
 

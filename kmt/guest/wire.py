@@ -36,7 +36,7 @@ class Kind(IntEnum):
     BYE = 3
     """[host] End the guest."""
     TREE = 4
-    """[host] A tar follows in DATA frames: ``dest, size``; the guest answers DONE."""
+    """[host] A tar to unpack at ``dest`` follows in DATA frames; the guest answers DONE."""
     DATA = 5
     """[both] Raw bytes of a tar; an empty one ends it."""
     DONE = 6
@@ -46,7 +46,7 @@ class Kind(IntEnum):
     EXEC = 8
     """[host] Run a command: ``argv, cwd, env, tty, rows, columns``; OUTPUT and one EXIT follow."""
     PYTEST = 9
-    """[host] Run pytest in a forked child: see ``runner.Request``."""
+    """[host] Run pytest in a forked child: its keys: ``runner.run_pytest``."""
     OUTPUT = 10
     """[guest] One byte (1 standard output, 2 standard error), then what was printed."""
     EXIT = 11
@@ -58,7 +58,7 @@ class Kind(IntEnum):
     REPORT = 14
     """[guest] A test report as pytest serialises it: ``report``."""
     COLLECTED = 15
-    """[guest] What pytest found: ``ids`` (with their markers), ``errors``."""
+    """[guest] What pytest found: ``items`` (ids, markers, locations), ``errors``."""
     STARTED = 16
     """[guest] A test begins: ``id``."""
     DATABASE = 17

@@ -6,7 +6,7 @@ Law: the guest is started by the first such module, serves all of them, and has 
 from __future__ import annotations
 
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 from kmt.backends.base import Backend, Machine
 from kmt.config import Config
 from kmt.deadline import Deadline
-from kmt.errors import AgentError
+from kmt.errors import AgentError, KmtError, VmError
 from kmt.guest.wire import Kind
 from kmt.matrix import Row
 from kmt.run.guest import ARTIFACTS_DIR, Plan, request, send_files
@@ -54,7 +54,14 @@ class GuestCollector:
 
     def collect(self, path: str) -> list[Found]:
         """The tests of one file, by its root-relative path. Raises KmtError."""
-        link = self._link = self._link or self._start()
+        try:
+            self._link = self._link or self._start()
+            return self._collect(self._link, path)
+        except VmError:
+            self.close()  # the next module gets a guest of its own
+            raise
+
+    def _collect(self, link: Link, path: str) -> list[Found]:
         body = request(
             self.plan,
             files=[path],
@@ -93,10 +100,13 @@ class GuestCollector:
 
     def close(self) -> None:
         """End the guest, if there is one."""
-        if self._link is not None:
-            self._link.goodbye()
-            self._link = None
-        self._stack.close()
+        link, self._link = self._link, None
+        try:
+            if link is not None:
+                with suppress(KmtError):  # it may be dead already
+                    link.goodbye()
+        finally:
+            self._stack.close()
 
 
 def _found(item: dict[str, Any]) -> Found:

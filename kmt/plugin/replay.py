@@ -19,6 +19,23 @@ from kmt.run.events import Chatter, Event, Finished, Lost, Progress, Report
 from kmt.run.pool import Running
 
 
+def checked(report: object) -> pytest.TestReport:
+    """The report, if the plugins of the host can rely on it. Raises ValueError: it came from a guest."""
+    if not isinstance(report, pytest.TestReport):
+        raise ValueError(f"a {type(report).__name__}")
+    if report.when not in ("setup", "call", "teardown") or not isinstance(report.outcome, str):
+        raise ValueError(f"phase {report.when!r}, outcome {report.outcome!r}")
+    if not isinstance(report.duration, int | float) or not isinstance(report.user_properties, list):
+        raise ValueError("durations are numbers, properties lists")
+    if report.skipped and isinstance(report.longrepr, list):
+        report.longrepr = tuple(report.longrepr)  # as it was before it crossed as JSON
+    if report.skipped and not hasattr(report, "wasxfail"):
+        where = report.longrepr
+        if not (isinstance(where, tuple) and len(where) == 3):
+            raise ValueError(f"a skip that does not say where: {where!r}")
+    return report
+
+
 class HostSession:
     """Plays a run's events to pytest."""
 
@@ -77,9 +94,8 @@ class HostSession:
             return
         data = {**event.data, "nodeid": item.nodeid, "location": item.location}
         try:
-            report = self._config.hook.pytest_report_from_serializable(config=self._config, data=data)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            # A guest is not to be trusted with the host's session.
+            report = checked(self._config.hook.pytest_report_from_serializable(config=self._config, data=data))
+        except Exception as error:  # a guest is not to be trusted with the host's session
             self.lost(Lost(event.kernel, item.kmt_id, f"the guest sent what is no report: {error!r}"))
             return
         if isinstance(report.longrepr, list):  # a skip's (path, line, reason), as JSON has it; pytest wants a tuple

@@ -21,7 +21,7 @@ import pytest
 
 from kmt import backends, config, matrix, runs
 from kmt.backends.base import Backend, Machine
-from kmt.errors import KmtError
+from kmt.errors import ConfigError, KmtError
 from kmt.plugin.collect import GuestCollector
 from kmt.plugin.items import KernelItem, adopt, expand, runs_in_guests
 from kmt.plugin.options import coverage, take_coverage, travelling_options
@@ -65,6 +65,8 @@ class MatrixPlugin:
         others = [w for w in words if w != HOST]
         self._rows = [matrix.Row(HOST)] if HOST in words else []
         self._rows += self._matrix.select(others) if others else []
+        if not self._rows:
+            raise ConfigError("--kernel names no kernel", hint="pytest --kernel default; ./inv kmt.ls lists them")
         named = {w.removeprefix("v") for w in words}
         strict = pytest_config.getoption("--kernel-strict")
         self._strict = frozenset(r.name for r in self._rows if strict or r.name in named)
@@ -134,8 +136,8 @@ class MatrixPlugin:
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Leave out what may not run in guests; it is counted as deselected."""
         if self._collector is not None:
-            self._collector.close()
-            self._collector = None
+            collector, self._collector = self._collector, None
+            collector.close()
         left = [item for item in items if not (isinstance(item, KernelItem) and item.kmt_kernel)]
         if left:
             config.hook.pytest_deselected(items=left)
@@ -231,21 +233,27 @@ class MatrixPlugin:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """The run's exit status, where infrastructure or a build decides it; the JSON file."""
-        if self.results:
-            status = exit_status(self.results, pytest_status=int(exitstatus), strict=self._strict)
-            session.exitstatus = status
-            self._pytest.hook.pytest_kmt_finished(results=self.results)
-            target = self._pytest.getoption("--kernel-json")
-            if target:
-                seconds = monotonic() - self._begin
-                json_report.write(
-                    Path(target), self.results, exit_status=status, seconds=seconds, started=self._started
-                )
-        if self._run is not None:
-            self._run.finish(int(session.exitstatus))
-        if self._collector is not None:
-            self._collector.close()
-        self._stack.close()
+        try:
+            if self.results:
+                session.exitstatus = exit_status(self.results, pytest_status=int(exitstatus), strict=self._strict)
+                self._pytest.hook.pytest_kmt_finished(results=self.results)
+                self._write_json(int(session.exitstatus))
+        finally:
+            if self._collector is not None:
+                self._collector.close()
+            if self._run is not None:
+                self._run.finish(int(session.exitstatus))
+            self._stack.close()
+
+    def _write_json(self, status: int) -> None:
+        target = self._pytest.getoption("--kernel-json")
+        if not target:
+            return
+        seconds = monotonic() - self._begin
+        try:
+            json_report.write(Path(target), self.results, exit_status=status, seconds=seconds, started=self._started)
+        except ConfigError as error:
+            raise pytest.UsageError(f"kmt: {error}") from None
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """What people should know of how it ran, then the table."""

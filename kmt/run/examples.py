@@ -1,7 +1,8 @@
 """The host's Hypothesis example database, served to all guests of a run.
 
-Laws: what one kernel saves is there at once for every other; a value is forgotten only when every kernel of the
-run that has the test says that it no longer fails there; a project without Hypothesis gets empty answers.
+Laws: what one kernel saves is there at once for every other; a value is forgotten only when a kernel says that it no
+longer fails there, none says that it does, and every other has said so too or is finished; a project without
+Hypothesis gets empty answers.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ class Examples:
         self._database = _open(root)
         self._kernels = kernels
         self._passed: dict[tuple[bytes, bytes], set[str]] = {}
+        self._failed: dict[tuple[bytes, bytes], set[str]] = {}
+        self._finished: set[str] = set()
         self._mutex = threading.Lock()
 
     def answer(self, kernel: str, question: dict[str, Any]) -> dict[str, Any]:
@@ -42,14 +45,27 @@ class Examples:
         if call == "fetch":
             return sorted(self._database.fetch(key))
         if call == "save":
-            self._passed.pop((key, value), None)
+            self._failed.setdefault((key, value), set()).add(kernel)
             self._database.save(key, value)
         elif call == "delete":
-            passed = self._passed.setdefault((key, value), set())
-            passed.add(kernel)
-            if len(passed) >= self._kernels:
-                self._database.delete(key, value)
+            self._failed.get((key, value), set()).discard(kernel)
+            self._passed.setdefault((key, value), set()).add(kernel)
+            self._forget()
         return []
+
+    def finished(self, kernel: str) -> None:
+        """The kernel is done, or was never there: what it has not said it will not say."""
+        with self._mutex:
+            self._finished.add(kernel)
+            self._forget()
+
+    def _forget(self) -> None:
+        if self._database is None:
+            return
+        for (key, value), passed in list(self._passed.items()):
+            if len(passed | self._finished) >= self._kernels and not self._failed.get((key, value)):
+                self._database.delete(key, value)
+                del self._passed[key, value]
 
 
 def _open(root: Path) -> ExampleDatabase | None:

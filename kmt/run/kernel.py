@@ -18,7 +18,7 @@ from kmt import archive
 from kmt.backends.base import Backend, Machine, Vm
 from kmt.config import Config
 from kmt.deadline import Deadline
-from kmt.errors import KmtError
+from kmt.errors import AgentError, KmtError, VmError
 from kmt.kernel import Kernel
 from kmt.matrix import Row
 from kmt.results import KernelResult, Outcome
@@ -124,6 +124,7 @@ class KernelRun:
                 tolerated = self.result.outcome is Outcome.UNAVAILABLE and not self._job.strict
                 why = self.result.reason or "the run ended before it"
                 self._emit(Lost(self._name, left, why, "skipped" if tolerated else "error"))
+        self._shared.examples.finished(self._name)
         self.result.settle()
         self._shared.run.update(self._name, phase="done", outcome=self.result.outcome)
         self._shared.emit(Finished(self._name, self.result))
@@ -133,10 +134,11 @@ class KernelRun:
         self.result.release = kernel.release
         self._phase("building")
         self._shared.objects()
-        for machine, ids in self._job.groups:
-            self._phase("image")
+        self._phase("image")
+        for machine, _ in self._job.groups:
             self._job.backend.prepare(kernel, machine)
-            deadline = Deadline(self._shared.config.timeout * self._job.backend.deadline_factor)
+        deadline = Deadline(self._shared.config.timeout * self._job.backend.deadline_factor)
+        for machine, ids in self._job.groups:
             self._guest(kernel, machine, Tally(list(ids)), deadline)
 
     def _fetch(self) -> Kernel:
@@ -155,15 +157,19 @@ class KernelRun:
         begin = time.monotonic()
         with backend.launch(kernel, machine, self._directory, deadline) as vm:
             self.result.accelerator, self.result.console = vm.accelerator, str(vm.console)
-            self._shared.run.update(self._name, console=vm.console)
+            self._shared.run.update(self._name, console=vm.console, vm_pid=vm.pid)
             self._phase("booting")
             link = Link(vm, deadline, factor=backend.deadline_factor, cancel=self._shared.cancel)
             link.hello()
             self.result.boot_seconds = self.result.boot_seconds or round(time.monotonic() - begin, 3)
             self._phase("ready")
             self._tests(vm, link, tally)
-            link.artifacts(self._directory / "artifacts")
-            link.goodbye()
+            try:
+                link.artifacts(self._directory / "artifacts")
+                link.goodbye()
+            except (AgentError, VmError) as error:
+                # The verdicts are in; what could not be brought home is worth a remark, not the kernel's outcome.
+                self.result.left_out.append(f"artefacts: {error}")
 
     def _tests(self, vm: Vm, link: Link, tally: Tally) -> None:
         shared, backend = self._shared, self._job.backend

@@ -25,6 +25,8 @@ HEARTBEAT_LIMIT = 10.0
 """Seconds of silence with hardware virtualisation after which a guest counts as hung; the agent beats every 2."""
 ARTIFACTS_LIMIT = 512 << 20
 """Bytes of artefacts that a guest may send back."""
+ARTIFACTS_COUNT = 10_000
+"""Files among them."""
 _TICK = 0.1
 
 
@@ -44,6 +46,7 @@ class Link:
         self._frames: list[Frame] = []
         self._last = time.monotonic()
         self._sending = threading.Lock()
+        self._reading = threading.Lock()
         vm.channel.setblocking(False)
 
     def hello(self) -> dict[str, Any]:
@@ -81,6 +84,11 @@ class Link:
             self._read()
 
     def _read(self) -> None:
+        # Whoever sends input does so from a thread of its own, and may have to make room.
+        with self._reading:
+            self._take()
+
+    def _take(self) -> None:
         try:
             data = self._vm.channel.recv(1 << 16)
         except BlockingIOError:
@@ -164,7 +172,11 @@ class Link:
         stream = _Receiver(self)
         try:
             with tarfile.open(fileobj=stream, mode="r|") as tar:  # type: ignore[call-overload]
-                for member in tar:
+                total = 0
+                for number, member in enumerate(tar):
+                    total += member.size
+                    if total > ARTIFACTS_LIMIT or number > ARTIFACTS_COUNT:
+                        raise AgentError(f"the guest's artefacts are over the limit of {ARTIFACTS_LIMIT >> 20} MiB")
                     _keep(tar, member, dest)
         except (tarfile.TarError, OSError) as error:
             raise AgentError(f"the guest's artefacts are no tar: {error}") from None
@@ -183,7 +195,8 @@ def _keep(tar: tarfile.TarFile, member: tarfile.TarInfo, dest: Path) -> None:
     By hand, because the extraction filters came with Python 3.11.4 and Debian 12 has 3.11.2.
     """
     name = PurePosixPath(member.name)
-    content = tar.extractfile(member) if member.isreg() else None
+    # A sparse file of a few bytes may say that it has terabytes.
+    content = tar.extractfile(member) if member.isreg() and not member.issparse() else None
     if content is None or name.is_absolute() or ".." in name.parts:
         return
     target = dest / name

@@ -71,10 +71,12 @@ class Running:
             thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.cancel()
-        for thread in self._threads:
-            thread.join()
+        # Ctrl-C for the second time means at once: guests and whatever else threads started die with this process.
+        if kind is None or not issubclass(kind, KeyboardInterrupt):
+            for thread in self._threads:
+                thread.join()
 
     def _work(self) -> None:
         # Guests die with the thread that started them (PR_SET_PDEATHSIG), so a job keeps to one thread.

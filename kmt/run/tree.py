@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from kmt import proc
+from kmt.errors import ConfigError
 
 SKIPPED_WITHOUT_GIT = frozenset(
     {".git", ".hg", ".venv", "venv", ".tox", "__pycache__", ".mypy_cache", ".pytest_cache", "node_modules"}
@@ -42,16 +43,21 @@ def survey(root: Path, limit_mib: int) -> Tree:
             continue
         if stat.S_ISREG(status.st_mode) and status.st_size > limit_mib << 20:
             left.append(f"{name} ({status.st_size >> 20} MiB is over the limit of {limit_mib} MiB)")
+        elif stat.S_ISREG(status.st_mode) and not os.access(root / name, os.R_OK):
+            left.append(f"{name} (not readable)")
+        elif stat.S_ISDIR(status.st_mode):
+            left.append(f"{name} (a repository of its own that git does not list)")
         elif stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
             taken.append(name)
     return Tree(root, tuple(taken), tuple(left))
 
 
 def _names(root: Path) -> Iterator[str]:
-    listing = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    done = proc.run(listing, check=False) if proc.which("git") else None
-    if done is not None and done.status == 0:
-        yield from filter(None, done.stdout.split("\0"))
+    if proc.which("git") and _in_repository(root):
+        # Two listings, for git looks into submodules only for what is tracked.
+        for words in (("--others", "--exclude-standard"), ("--cached", "--recurse-submodules")):
+            listing = ["git", "-C", str(root), "ls-files", "-z", *words]
+            yield from filter(None, proc.run(listing, error=ConfigError).stdout.split("\0"))
         return
     for directory, folders, files in os.walk(root):
         folders[:] = [f for f in folders if f not in SKIPPED_WITHOUT_GIT and not f.endswith(".egg-info")]
@@ -60,11 +66,15 @@ def _names(root: Path) -> Iterator[str]:
             yield os.path.relpath(Path(directory) / name, root)
 
 
+def _in_repository(root: Path) -> bool:
+    return any((folder / ".git").exists() for folder in (root, *root.parents))
+
+
 def write_tar(tree: Tree, target: IO[bytes]) -> None:
-    """Write the tree as a tar stream. A file that vanished since the survey is left out."""
+    """Write the tree as a tar stream. A file that vanished, or may no longer be read, since the survey is left out."""
     with tarfile.open(fileobj=target, mode="w|") as tar:
         for name in tree.paths:
             try:
                 tar.add(tree.root / name, arcname=name, recursive=False)
-            except FileNotFoundError:
+            except (FileNotFoundError, PermissionError):
                 continue

@@ -289,8 +289,15 @@ def interrupted(project, *, times):
             pathlib.Path("begun").touch()
             time.sleep(600)
     """)
-    words = project.command("-v", "--kernel", "host")
-    process = subprocess.Popen(words, cwd=project.root, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        project.command("-v", "--kernel", "host"),
+        cwd=project.root,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        # As a shell starts a job in the background.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
     end = time.monotonic() + 60
     while not (project.root / "begun").exists() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.02)

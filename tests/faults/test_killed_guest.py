@@ -6,7 +6,9 @@ import sys
 import textwrap
 import xml.etree.ElementTree as ElementTree
 
+import psutil
 import pytest
+from machines import wait_for
 
 pytestmark = pytest.mark.host_only
 
@@ -52,9 +54,9 @@ def write(root, text):
 
 
 def qemus(root):
-    """QEMU processes that are children of a run in this project."""
-    found = subprocess.run(["pgrep", "-f", f"qemu-system.*{root.parent.name}"], capture_output=True, text=True)
-    return found.stdout.split()
+    """QEMU processes of a run in this project: they have its directory as theirs."""
+    found = psutil.process_iter(["name", "cwd"])
+    return [p.pid for p in found if "qemu" in (p.info["name"] or "") and p.info["cwd"] == str(root)]
 
 
 def test_a_panic_is_its_kernels_alone(project):
@@ -87,10 +89,12 @@ def test_two_runs_at_once_do_not_meet(project):
     write(project, "def test_alone(kernel): assert kernel.name == '6.1'\n")
     words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--kernel", "6.1"]
     both = [subprocess.Popen(words, cwd=project, text=True, stdout=subprocess.PIPE) for _ in range(2)]
+    wait_for(lambda: len(qemus(project)) == 2, 600)  # so that looking for them below is no empty gesture
     for process in both:
         said, _ = process.communicate(timeout=900)
         assert process.returncode == 0, said
         assert "1 passed" in said
+    assert qemus(project) == []
 
 
 def test_a_hung_guest_is_given_up_at_its_deadline(project):

@@ -59,7 +59,22 @@ def test_every_option_exists_in_pytest():
 
 @pytest.mark.parametrize(
     ("first", "second", "both"),
-    [(0, 0, 0), (0, 5, 0), (5, 0, 0), (5, 5, 5), (1, 6, 1), (6, 1, 1), (0, 6, 6), (0, 7, 7), (5, 6, 6), (5, 1, 1)],
+    [
+        (0, 0, 0),
+        (0, 1, 1),
+        (1, 0, 1),
+        (1, 5, 1),
+        (6, 7, 7),
+        (0, 5, 0),
+        (5, 0, 0),
+        (5, 5, 5),
+        (1, 6, 1),
+        (6, 1, 1),
+        (0, 6, 6),
+        (0, 7, 7),
+        (5, 6, 6),
+        (5, 1, 1),
+    ],
 )
 def test_two_runs_have_one_status(first, second, both):
     assert testing.merged(first, second) == both

@@ -28,12 +28,22 @@ def test_an_example_is_forgotten_only_when_it_fails_nowhere(tmp_path):
     assert ask(examples, "7.3", "fetch") == []
 
 
-def test_a_new_failure_takes_earlier_passes_back(tmp_path):
+def test_an_example_that_fails_on_one_kernel_stays_whatever_the_others_say(tmp_path):
     examples = Examples(tmp_path, 2)
-    ask(examples, "6.1", "delete", value=b"one")
     ask(examples, "6.1", "save", value=b"one")
     ask(examples, "7.3", "delete", value=b"one")
-    assert ask(examples, "7.3", "fetch") == [b"one"]
+    examples.finished("6.1")
+    examples.finished("7.3")
+    assert ask(Examples(tmp_path, 1), "5.10", "fetch") == [b"one"]
+
+
+def test_a_kernel_that_was_never_there_keeps_nothing_alive(tmp_path):
+    ask(Examples(tmp_path, 1), "6.1", "save", value=b"one")
+    examples = Examples(tmp_path, 2)
+    ask(examples, "6.1", "delete", value=b"one")
+    assert ask(examples, "6.1", "fetch") == [b"one"]
+    examples.finished("7.3")
+    assert ask(examples, "6.1", "fetch") == []
 
 
 @pytest.mark.parametrize("body", [{}, {"key": 3}, {"key": "%%%"}, {"key": "aw==", "value": None}])

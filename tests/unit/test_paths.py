@@ -51,6 +51,18 @@ def test_a_directory_replaces_the_one_before(cache):
     assert [p.name for p in target.iterdir()] == ["two"]
 
 
+def test_a_file_never_takes_the_place_of_a_directory(tmp_path):
+    (tmp_path / "mine" / "deep").mkdir(parents=True)
+
+    def writes():
+        with paths.published(tmp_path / "mine") as work:
+            work.write_text("results")
+
+    with pytest.raises(IsADirectoryError):
+        writes()
+    assert (tmp_path / "mine" / "deep").is_dir()
+
+
 def test_one_maker_at_a_time(cache):
     seen = []
 

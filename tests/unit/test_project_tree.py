@@ -4,6 +4,7 @@ import tarfile
 
 import pytest
 
+from kmt.errors import ConfigError
 from kmt.run.tree import survey, write_tar
 
 
@@ -50,6 +51,28 @@ def test_what_travels(project, with_git):
 def test_a_project_within_a_larger_repository_sends_only_itself(project):
     subprocess.run(["git", "init", "-q"], cwd=project, check=True)
     assert survey(project / "sub", 10).paths == ("new\nline.txt",)
+
+
+def test_a_submodule_travels_with_what_holds_it(tmp_path):
+    inner, outer = tmp_path / "libbpf", tmp_path / "outer"
+    identity = ["-c", "user.name=x", "-c", "user.email=x@localhost", "-c", "protocol.file.allow=always"]
+    for root in (inner, outer):
+        root.mkdir()
+        (root / "file.c").touch()
+        for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
+            subprocess.run(["git", *identity, *words], cwd=root, check=True)
+    add = ["git", *identity, "submodule", "--quiet", "add", str(inner), "vendored"]
+    subprocess.run(add, cwd=outer, check=True)
+    assert set(survey(outer, 10).paths) == {".gitmodules", "file.c", "vendored/file.c"}
+    subprocess.run(["git", "init", "-q", "nested"], cwd=outer, check=True)
+    (outer / "nested" / "file.c").touch()
+    assert survey(outer, 10).left_out == ("nested/ (a repository of its own that git does not list)",)
+
+
+def test_a_git_that_refuses_is_said_and_not_worked_around(tmp_path):
+    (tmp_path / ".git").write_text("gitdir: nowhere\n")
+    with pytest.raises(ConfigError, match="not a git repository"):
+        survey(tmp_path, 10)
 
 
 def test_a_file_that_vanishes_in_between_is_no_error(project):
