@@ -13,6 +13,7 @@ import signal
 import pytest
 
 from kmt import hooks
+from kmt.config import load
 from kmt.errors import KmtError
 from kmt.guest.plugin import SharedPlugin
 from kmt.plugin.session import MatrixPlugin
@@ -60,7 +61,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register what is needed: the shared part always, the matrix where kernels are asked for."""
     if IN_GUEST in os.environ:
         return
-    config.pluginmanager.register(SharedPlugin({"name": "host"}, strict_skips=False), "kmt-shared")
+    try:
+        strict = load(config.rootpath).strict_skips
+    except KmtError as error:
+        raise pytest.UsageError(f"kmt: {error}") from None
+    config.pluginmanager.register(SharedPlugin({"name": "host"}, strict_skips=strict), "kmt-shared")
     asked = config.getoption("--kernel")
     if not asked:
         return

@@ -23,6 +23,9 @@ MARKERS = (
 )
 
 
+LAW = "in this suite only requires(...) may skip"
+
+
 @dataclass(frozen=True)
 class KernelInfo:
     """Where a test runs. ``version`` is (major, minor, patch); ``headers``: they are there to compile against."""
@@ -89,13 +92,22 @@ class SharedPlugin:
                     raise Unmet(f"requires {feature}: this kernel has none")
 
     @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(self) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        """Hold the skips of whole modules to the law."""
+        report = yield
+        if self._strict and report.skipped:
+            report.outcome = "failed"
+            report.longrepr = f"the whole module is skipped ({report.longreprtext}): {LAW}"
+        return report
+
+    @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
         self, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Hold skips to the law."""
+        """Hold the skips of tests to the law."""
         report = yield
         raised = call.excinfo.value if call.excinfo else None
         if self._strict and isinstance(raised, pytest.skip.Exception) and not isinstance(raised, Unmet):
             report.outcome = "failed"
-            report.longrepr = f"skipped ({raised.msg}): in this suite only requires(...) may skip"
+            report.longrepr = f"skipped ({raised.msg}): {LAW}"
         return report

@@ -256,9 +256,14 @@ def test_requires_skips_and_strict_skips_fail(project):
     assert "1 passed, 2 skipped" in project.run().stdout
     with (project.root / "pyproject.toml").open("a") as file:
         file.write("[tool.kmt]\nstrict_skips = true\n")
-    done = project.run()
-    assert "1 passed, 1 skipped, 1 error" in done.stdout
-    assert "only requires(...) may skip" in done.stdout
+    for kernel in ("host", ""):
+        done = project.run(kernel=kernel)
+        assert "1 passed, 1 skipped, 1 error" in done.stdout
+        assert "only requires(...) may skip" in done.stdout
+    project.write("import pytest\npytest.skip('all of it', allow_module_level=True)\n", "test_module.py")
+    done = project.run("test_module.py", kernel="")
+    assert done.returncode == 2
+    assert "the whole module is skipped" in done.stdout
 
 
 def test_a_counter_example_is_kept_on_the_host_and_replayed(project):
