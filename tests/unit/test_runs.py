@@ -21,8 +21,9 @@ def other_terminal():
     code = (
         "import sys, time; from kmt import runs\n"
         "with runs.start(['6.1'], ['pytest']) as run:\n"
-        "    print(run.id, flush=True)\n"
-        "    try: time.sleep(60)\n"
+        "    try:\n"
+        "        print(run.id, flush=True)\n"
+        "        time.sleep(60)\n"
         "    except KeyboardInterrupt:\n"
         "        run.finish(2)\n"
         "        print('interrupted', flush=True)\n"
