@@ -21,9 +21,11 @@
 
 #define AF_INET 2
 #define MSG_PEEK 2
+#define MSG_ERRQUEUE 0x2000
 
 enum tcp_state {
 	TCP_ESTABLISHED_STATE = 1,
+	TCP_SYN_SENT_STATE = 2,
 	TCP_CLOSE_STATE = 7,
 };
 
@@ -47,11 +49,16 @@ struct sock_common {
 	__be16 skc_dport;
 	__u16 skc_num;
 	unsigned short skc_family;
+	unsigned char skc_state;
 	possible_net_t skc_net;
 };
 
 struct sock {
 	struct sock_common __sk_common;
+};
+
+struct inet_sock {
+	__be16 inet_sport;
 };
 
 struct tcp_sock {

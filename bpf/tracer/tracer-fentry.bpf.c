@@ -4,9 +4,13 @@
  *
  * Sees: connects, accepts, sends, receives and closes of AF_INET stream sockets by processes of one pid namespace
  * (the one whose device and inode are in systemprobe_device and systemprobe_ino).
- * Counts: bytes that sendmsg took and recvmsg gave. A peek counts nothing: the bytes count when they are read.
+ * Counts: bytes that sendmsg took and recvmsg gave. A peek counts nothing: the bytes count when they are read. Nor does
+ * what comes from the error queue: timestamps of what was sent, and errors.
  * Misses: bytes that leave a socket without recvmsg (splice, zero-copy receive, sockmap) or, before 6.5, enter it by
- * sendpage; a socket that one process uses and another closes is ended for the closing one only; IPv6 sockets, mapped IPv4 addresses among them; UDP; what a connection did before the programs were in.
+ * sendpage; bytes of kTLS, which takes sendmsg and recvmsg over; MPTCP, whose subflows are closed by the kernel;
+ * IPv6 sockets, mapped IPv4 addresses among them; UDP; what a connection did before the programs were in. A socket
+ * that one process uses and another closes is ended for the closing one only: the entry of the other stays. So does
+ * that of a socket taken apart by connect(AF_UNSPEC).
  * Oldest kernel: 5.8 on x86-64 (BPF trampoline 5.5, bpf_get_ns_current_pid_tgid 5.7), with its own BTF.
  *
  * Several kernel functions changed their arguments over time. A program with one argument too few loads without an
@@ -74,7 +78,11 @@ static __always_inline __u64 current_process(void)
 	return (__u64)info.tgid << 32 | info.pid;
 }
 
-/* False unless the socket is IPv4 and has both ends: a listening or never connected one has not. */
+/*
+ * False unless the socket is IPv4 and has both ends: a listening or never connected one has not.
+ * Reset, or ended from both sides, a socket gives its port back before it is closed (inet_put_port sets skc_num to 0);
+ * inet_sport still says which it was.
+ */
 static __always_inline bool read_tuple(struct conn_tuple *tuple, struct sock *sk, __u32 pid)
 {
 	struct sock_common *common = &sk->__sk_common;
@@ -85,6 +93,8 @@ static __always_inline bool read_tuple(struct conn_tuple *tuple, struct sock *sk
 	tuple->saddr_l = BPF_CORE_READ(common, skc_rcv_saddr);
 	tuple->daddr_l = BPF_CORE_READ(common, skc_daddr);
 	tuple->sport = BPF_CORE_READ(common, skc_num);
+	if (!tuple->sport)
+		tuple->sport = bpf_ntohs(BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
 	tuple->dport = bpf_ntohs(BPF_CORE_READ(common, skc_dport));
 	tuple->netns = BPF_CORE_READ(common, skc_net.net, ns.inum);
 	tuple->pid = pid;
@@ -216,7 +226,7 @@ int BPF_PROG(tcp_sendmsg_exit, struct sock *sk, struct msghdr *msg, size_t size,
 
 static __always_inline int received(struct sock *sk, int flags, int copied)
 {
-	if (copied > 0 && !(flags & MSG_PEEK))
+	if (copied > 0 && !(flags & (MSG_PEEK | MSG_ERRQUEUE)))
 		transferred(sk, 0, copied);
 	return 0;
 }
@@ -239,6 +249,16 @@ int BPF_PROG(tcp_recvmsg_exit_6, struct sock *sk, struct msghdr *msg, size_t len
 	     int *addr_len, int copied)
 {
 	return received(sk, flags, copied);
+}
+
+/* Whether it ever was a connection, by what the socket has kept of it: a refused one has measured no round trip. */
+static __always_inline bool was_connected(struct sock *sk)
+{
+	__u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
+
+	if (state != TCP_CLOSE_STATE && state != TCP_SYN_SENT_STATE)
+		return true;
+	return BPF_CORE_READ((struct tcp_sock *)sk, srtt_us) != 0;
 }
 
 static __always_inline void finish(struct conn *conn, struct sock *sk)
@@ -276,8 +296,10 @@ int BPF_PROG(tcp_close, struct sock *sk, long timeout)
 	if (stats) {
 		conn.stats = *stats;
 		bpf_map_delete_elem(&conn_stats, &conn.tuple);
-	} else {
+	} else if (was_connected(sk)) {
 		fill_new(&conn.stats, CONN_DIRECTION_UNKNOWN);
+	} else {
+		return 0;
 	}
 	finish(&conn, sk);
 	count(tcp_closed);

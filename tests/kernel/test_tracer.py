@@ -3,7 +3,9 @@
 import ctypes
 import dataclasses
 import os
+import select
 import socket
+import struct
 import traceback
 from pathlib import Path
 
@@ -22,6 +24,8 @@ from harness.tracer.fentry import TracerSettings, load_tracer
 pytestmark = pytest.mark.requires("btf", "fentry")
 
 CLONE_NEWPID = 0x20000000
+SO_TIMESTAMPING, TX_SOFTWARE, SOFTWARE = 37, 1 << 1, 1 << 4
+"""From linux/net_tstamp.h: stamp what is sent, and give the stamps back by the error queue."""
 
 
 def load(live, settings, **changed):
@@ -111,6 +115,90 @@ def test_sockets_that_never_connected_are_no_connections(tracer):
     socket.socket().close()
     assert drained(tracer) == []
     assert list(tracer.connections()) == []
+
+
+def ended_by_both(client, server):
+    """Both shut down and both at the end: one was in TIME_WAIT, the other in LAST_ACK, and the ports are given back."""
+    tcp.move(client, server, 5)
+    tcp.move(server, client, 3)
+    client.shutdown(socket.SHUT_WR)
+    assert server.recv(1) == b""
+    server.shutdown(socket.SHUT_WR)
+    assert client.recv(1) == b""
+
+
+def reset_by_the_peer(client, server):
+    tcp.move(client, server, 5)
+    tcp.move(server, client, 3)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    server.close()
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+
+
+def read_after_the_end(client, server):
+    """What is still queued is read when the connection is over on both sides."""
+    client.sendall(bytes(5))
+    server.sendall(bytes(3))
+    client.shutdown(socket.SHUT_WR)
+    server.shutdown(socket.SHUT_WR)
+    for end, size in ((server, 5), (client, 3)):
+        assert len(end.recv(100)) == size
+        assert end.recv(1) == b""
+
+
+@pytest.mark.parametrize("run", [ended_by_both, reset_by_the_peer, read_after_the_end], ids=lambda run: run.__name__)
+def test_a_socket_that_was_over_before_it_was_closed_is_told_once(tracer, run):
+    drained(tracer)
+    before = tracer.counters()
+    client, server = tcp.connected()
+    done = tcp.Exchange(client.getsockname(), server.getsockname(), 5, 3)
+    with client, server:
+        run(client, server)
+    conns = drained(tracer)
+    assert len(conns) == tracer.counters().tcp_closed - before.tcp_closed == 2
+    at_client, at_server = ends(conns, done)
+    assert (at_client.stats.sent_bytes, at_client.stats.recv_bytes) == (5, 3)
+    assert (at_server.stats.sent_bytes, at_server.stats.recv_bytes) == (3, 5)
+    assert (at_client.stats.direction, at_server.stats.direction) == (Direction.OUTGOING, Direction.INCOMING)
+    assert list(tracer.connections()) == []
+
+
+def test_a_connect_that_came_to_nothing_is_no_connection(tracer):
+    """Without waiting: after a refusal the socket keeps the address of both ends, as it does while nobody answers."""
+    drained(tracer)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+    with socket.socket() as refused:
+        refused.setblocking(False)
+        refused.connect_ex(address)
+        assert refused.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        first = socket.create_connection(listener.getsockname())
+        with first, socket.socket() as unanswered:
+            unanswered.setblocking(False)
+            unanswered.connect_ex(listener.getsockname())
+            assert not select.select([], [unanswered], [], 0.2)[1], "the listener has room for one"
+            port = first.getsockname()[1]
+    assert [conn.tuple.sport for conn in drained(tracer)] == [port]
+    assert list(tracer.connections()) == []
+
+
+def test_the_error_queue_is_nothing_received(tracer):
+    """A stamp comes back with a copy of the packet that it belongs to."""
+    drained(tracer)
+    client, server = tcp.connected()
+    done = tcp.Exchange(client.getsockname(), server.getsockname(), 5, 3)
+    with client, server:
+        client.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, TX_SOFTWARE | SOFTWARE)
+        tcp.move(client, server, 5)
+        waiting = select.poll()
+        waiting.register(client, 0)
+        assert waiting.poll(10_000) == [(client.fileno(), select.POLLERR)]
+        assert client.recvmsg(4096, 1024, socket.MSG_ERRQUEUE)[0]
+        tcp.move(server, client, 3)
+    at_client, _ = ends(drained(tracer), done)
+    assert (at_client.stats.sent_bytes, at_client.stats.recv_bytes) == (5, 3)
 
 
 @pytest.mark.requires("ringbuf")
