@@ -10,10 +10,12 @@ from harness.ebpf import abi
 from harness.errors import BpfError, ClosedError, SettingsError
 
 HASH, ARRAY, PERF_EVENT_ARRAY, PERCPU_HASH, PERCPU_ARRAY = 1, 2, 4, 5, 6
-LRU_PERCPU_HASH, RINGBUF = 10, 27
+LRU_HASH, LRU_PERCPU_HASH, RINGBUF = 9, 10, 27
 """Numbers of ``enum bpf_map_type`` (linux/bpf.h)."""
 
+_HASHES = frozenset({HASH, PERCPU_HASH, LRU_HASH, LRU_PERCPU_HASH})
 _PER_CPU = frozenset({PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH})
+_BATCH = 256
 
 
 class BpfMap:
@@ -54,23 +56,38 @@ class BpfMap:
         return self._done("delete from", abi.library().bpf_map_delete_elem(self.fd, self._key(key)))
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """Every entry once. A key that vanishes while we stand on it makes the kernel begin again: we do not."""
-        lib = abi.library()
-        seen: set[bytes] = set()
-        following = c.create_string_buffer(lib.bpf_map__key_size(self._live()))
+        """Every entry that is there from the first to the last step comes exactly once, whatever comes and goes."""
+        return self._buckets() if self.type in _HASHES else self._entries()
+
+    def _entries(self) -> Iterator[tuple[bytes, bytes]]:
+        """Key after key: an array's come in order. A hash begins again where the key we stand on has gone."""
+        following = c.create_string_buffer(abi.library().bpf_map__key_size(self._live()))
         key: bytes | None = None
-        misses = 0
-        while self._done("walk of", lib.bpf_map_get_next_key(self.fd, key, following)):
+        while self._done("walk of", abi.library().bpf_map_get_next_key(self.fd, key, following)):
             key = following.raw
-            if key in seen:
-                # Bounded, so that a map that changes faster than we walk does not hold us for ever.
-                misses += 1
-                if misses > len(seen) * 4:
-                    return
-                continue
-            seen.add(key)
             if (value := self.get(key)) is not None:
                 yield key, value
+
+    def _buckets(self) -> Iterator[tuple[bytes, bytes]]:
+        """Whole buckets of a hash, each as it was in one moment (5.6): a key's bucket never changes."""
+        key_size, value_size = int(abi.library().bpf_map__key_size(self._live())), self._value_size()
+        place, following, room = None, c.create_string_buffer(max(4, key_size)), _BATCH
+        while True:
+            keys, values = c.create_string_buffer(room * key_size), c.create_string_buffer(room * value_size)
+            count = c.c_uint32(room)
+            status = abi.library().bpf_map_lookup_batch(self.fd, place, following, keys, values, c.byref(count), None)
+            if -status == errno.ENOSPC:
+                room *= 2  # for a bucket with more entries than that
+                continue
+            more = self._done("walk of", status)
+            for n in range(count.value):
+                yield (
+                    c.string_at(c.addressof(keys) + n * key_size, key_size),
+                    c.string_at(c.addressof(values) + n * value_size, value_size),
+                )
+            if not more:
+                return
+            place = following.raw
 
     def _live(self) -> int:
         if not self._alive():

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fixtures.workloads import libraries
-from harness.ebpf import core
+from harness.ebpf import core, maps
 from harness.ebpf.btf import BtfLoader, ResultCode
 from harness.ebpf.core import CoreLoader
 from harness.ebpf.libbpf import BpfObject
@@ -108,6 +108,38 @@ def test_entries_that_go_while_we_walk(image):
             seen.append(key)
             stored.delete(key)
         assert len(seen) == len(set(seen)) == 30
+
+
+@pytest.mark.parametrize("size", [100, 2000])
+def test_a_few_entries_that_go_cost_none_of_the_others(image, size):
+    """Late in the walk, where to begin again costs most; new ones that come may be seen or not."""
+    keys = {struct.pack("<Q", n) for n in range(size)}
+    with load(image, map_edits={"open_at_args": MapEdit(max_entries=4 * size)}) as loaded:
+        stored = loaded.maps["open_at_args"]
+        for key in keys:
+            stored.put(key, key * 16)
+        seen, gone = [], set()
+        for key, value in stored.items():
+            assert value == key * 16
+            seen.append(key)
+            if key in keys and len(seen) > size * 3 // 4 and len(gone) < 5:
+                stored.delete(key)
+                gone.add(key)
+                new = struct.pack("<Q", size + len(gone))
+                stored.put(new, new * 16)
+        assert len(seen) == len(set(seen))
+        assert keys <= set(seen)
+        assert len(gone) == 5
+
+
+def test_a_bucket_with_more_entries_than_are_asked_for_comes_whole(image, monkeypatch):
+    monkeypatch.setattr(maps, "_BATCH", 1)
+    keys = {struct.pack("<Q", n) for n in range(64)}
+    with load(image, map_edits={"open_at_args": MapEdit(max_entries=64)}) as loaded:
+        stored = loaded.maps["open_at_args"]
+        for key in keys:
+            stored.put(key, key * 16)
+        assert sorted(stored.items()) == sorted((key, key * 16) for key in keys)
 
 
 STEPS = ("buffer", "enter", "exit", "object", "object again")
