@@ -34,6 +34,7 @@ class BpfObject:
         self.name = name
         self._links: dict[str, int] = {}
         self._buffers: list[PerfBuffer | RingBuffer] = []
+        self._logs: dict[str, c.Array[c.c_char]] = {}
         self._lock = threading.RLock()
         self._handle: int | None = _open(name, image, options)
         try:
@@ -100,6 +101,7 @@ class BpfObject:
             if self._handle is not None:
                 abi.library().bpf_object__close(self._handle)
                 self._handle = None
+            self._logs.clear()
 
     def __enter__(self) -> BpfObject:
         return self
@@ -126,16 +128,14 @@ class BpfObject:
 
     def _load(self) -> None:
         lib = abi.library()
-        logs = {name: c.create_string_buffer(_LOG_SIZE) for name in self._chosen}
+        # Kept until the object is closed: a loaded one keeps their addresses, and says EBUSY to others.
+        logs = self._logs = {name: c.create_string_buffer(_LOG_SIZE) for name in self._chosen}
         for name, handle in self._programs.items():
             lib.bpf_program__set_autoload(handle, name in logs)
             if name in logs:
                 lib.bpf_program__set_log_buf(handle, logs[name], _LOG_SIZE)
         with abi.hearing() as heard:
             status = lib.bpf_object__load(self._handle)
-        # The buffers above end with this function: no later call may write into them.
-        for name in logs:
-            lib.bpf_program__set_log_buf(self._programs[name], None, 0)
         if not status:
             return
         for name, log in logs.items():

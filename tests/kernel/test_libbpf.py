@@ -1,13 +1,15 @@
 """Objects, maps and buffers from Python: what is refused and how, and unloading in any order."""
 
+import gc
 import struct
+import weakref
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fixtures.workloads import libraries
-from harness.ebpf import core, maps
+from harness.ebpf import abi, core, maps
 from harness.ebpf.btf import BtfLoader, ResultCode
 from harness.ebpf.core import CoreLoader
 from harness.ebpf.libbpf import BpfObject
@@ -140,6 +142,25 @@ def test_a_bucket_with_more_entries_than_are_asked_for_comes_whole(image, monkey
         for key in keys:
             stored.put(key, key * 16)
         assert sorted(stored.items()) == sorted((key, key * 16) for key in keys)
+
+
+def test_the_verifiers_log_has_its_place_until_the_object_is_closed(image, monkeypatch):
+    """libbpf keeps the address that it was given and takes no other once the object is loaded."""
+    lib = abi.library()
+    real, given = lib.bpf_program__set_log_buf, []
+
+    def set_log_buf(program, buffer, size):
+        status = real(program, buffer, size)
+        given.append((status, buffer and weakref.ref(buffer)))
+        return status
+
+    monkeypatch.setattr(lib, "bpf_program__set_log_buf", set_log_buf)
+    with load(image):
+        gc.collect()
+        assert [status for status, _ in given] == [0] * len(HOOKS)
+        assert all(buffer() is not None for _, buffer in given)
+    gc.collect()
+    assert all(buffer() is None for _, buffer in given)
 
 
 STEPS = ("buffer", "enter", "exit", "object", "object again")
