@@ -73,8 +73,8 @@ class LiveKernel:
             ) from None
 
     def signatures(self, functions: Collection[str]) -> Mapping[str, Signature]:
-        """Those of the functions that the kernel's own BTF has."""
-        return self._btf.functions(functions)
+        """Those of the functions that the kernel's own BTF has. Asked for none it needs no BTF."""
+        return self._btf.functions(functions) if functions else {}
 
     def symbols(self, names: Collection[str]) -> frozenset[str]:
         """Those of the names that ``/proc/kallsyms`` has."""

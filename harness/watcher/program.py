@@ -96,8 +96,10 @@ def start(kernel: KernelApi, settings: BpfSettings) -> LibraryProgram:
             Stage.PREBUILT: lambda: _load(kernel, read_prebuilt(settings.bpf_dir, MODULE), LoadOptions(), ringbuf),
         },
     )
+    # The last failure is no warning: its error is raised.
+    followed = outcome.tried[: outcome.warnings]
     for attempt in outcome.attempts:
-        log.log(logging.WARNING if attempt.error else logging.DEBUG, "%s: %s", MODULE, attempt)
+        log.log(logging.WARNING if attempt.stage in followed else logging.DEBUG, "%s: %s", MODULE, attempt)
     if outcome.error is not None:
         raise outcome.error
     assert outcome.value is not None

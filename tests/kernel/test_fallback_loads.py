@@ -16,6 +16,7 @@ from fixtures.workloads import libraries
 from harness.ebpf import core
 from harness.ebpf.btf import ResultCode
 from harness.ebpf.fallback import Stage
+from harness.ebpf.live import LiveKernel
 from harness.ebpf.prebuilt import modules_in_use
 from harness.ebpf.runtime import RuntimeCompilationError, RuntimeResult, compile_asset
 from harness.ebpf.settings import BpfSettings
@@ -161,9 +162,10 @@ def test_configured_btf_comes_first(live, place, tmp_path, bpf_dir, form):
     assert core.result_codes()["shared-libraries"] is ResultCode.CUSTOM_BTF
 
 
-def test_without_btf_the_prebuilt_wins(live, place, no_compiler, tmp_path):
-    """BTF is really hidden: from us and from libbpf."""
+def test_without_btf_the_prebuilt_wins(place, no_compiler, tmp_path):
+    """BTF is really hidden: from us, who have not read it before, and from libbpf."""
     with hidden("/sys/kernel/btf", "/lib/modules"):
+        live = LiveKernel()
         settings = BpfSettings(place, allow_runtime_compiled_fallback=False)
         with program.start(live, settings) as running:
             assert running.stage is Stage.PREBUILT
