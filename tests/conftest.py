@@ -1,6 +1,12 @@
-"""Shared by all tests: Hypothesis without a wall-clock deadline (machines that run VMs are busy)."""
+"""Shared by all tests: no wall-clock deadlines (machines that run VMs are busy), and a Ctrl-C that can be sent."""
+
+import signal
 
 from hypothesis import settings
 
 settings.register_profile("busy", deadline=None)
 settings.load_profile("busy")
+
+# A shell starts background jobs with SIGINT ignored, and so would be every process that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

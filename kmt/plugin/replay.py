@@ -56,20 +56,20 @@ class HostSession:
                 if self._session.shouldfail or self._session.shouldstop:
                     break
         except KeyboardInterrupt:
-            self._drain(running)
+            self._drain(running, Report, Finished)
             raise
         if self._session.shouldfail:
-            self._drain(running)
+            self._drain(running, Finished)
             raise self._session.Failed(self._session.shouldfail)
         if self._session.shouldstop:
-            self._drain(running)
+            self._drain(running, Finished)
             raise self._session.Interrupted(self._session.shouldstop)
 
-    def _drain(self, running: Running) -> None:
-        """Stop the guests; take whole tests and results that are already in, leave out what was cut off."""
+    def _drain(self, running: Running, *wanted: type[Report | Finished]) -> None:
+        """Stop the guests; of what is already in take what is ``wanted``, and leave out what was cut off."""
         running.cancel()
         for event in running.events():
-            if isinstance(event, Finished):
+            if isinstance(event, wanted):
                 self._on(event)
 
     def _on(self, event: Event) -> None:
