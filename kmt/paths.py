@@ -2,16 +2,19 @@
 
 Laws: nothing is written outside the cache directory; its layout has a version, so a cache of an older project is
 never read; a file or directory appears by rename, whole or not at all; whoever makes a shared thing holds its
-lock, and a second run waits for it and then finds it made.
+lock, and a second run waits for it and then finds it made; what a killed maker left is removed by the next one.
 """
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import platformdirs
@@ -19,6 +22,8 @@ from filelock import FileLock
 
 PACKAGE = Path(__file__).parent
 """This package's own directory: its data is in ``vms/``, what travels into guests in ``guest/``."""
+
+_NEW = 60.0
 
 LAYOUT = "v1"
 """Raise it when what lies in the cache changes its meaning."""
@@ -60,11 +65,38 @@ def published(target: Path) -> Iterator[Path]:
     only: a file never takes the place of one (IsADirectoryError), for it may be the user's.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    prefix = f".{target.name}."
+    for left in target.parent.glob(f"{glob.escape(prefix)}*"):
+        sweep(left)
+    work = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+    lock = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
     try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         yield work / target.name
         if (work / target.name).is_dir() and target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)
         (work / target.name).replace(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        os.close(lock)
+
+
+def sweep(work: Path) -> bool:
+    """Remove a directory of ``published`` whose maker was killed: nobody holds its lock. True when it was removed."""
+    with suppress(OSError):
+        # One that was made this moment may not be locked yet.
+        if time.time() - work.stat().st_mtime < _NEW or not work.is_dir():
+            return False
+        lock = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(work, ignore_errors=True)
+            return True
+        finally:
+            os.close(lock)
+    return False
+
+
+def leftovers() -> list[Path]:
+    """What makers that were killed may have left anywhere in the cache, for ``sweep``."""
+    return sorted(path for path in cache().glob("*/.*") if path.is_dir())

@@ -14,6 +14,7 @@ import logging
 import os
 import platform
 import re
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,6 +30,8 @@ FACTORS = {"kvm": 1.0, "tcg": 10.0}
 QEMU 7.2's emulation (JSON, sorting, regular expressions in a 6.1 guest); waiting takes no longer."""
 DEVICE = Path("/dev/kvm")
 PROBE_SECONDS = 20.0
+DOUBT_SECONDS = 24 * 3600
+"""How long silence is believed to mean no."""
 MARKER = "kmt: probe"
 _INIT = f"#!/bin/sh\nexport PATH=/bin\necho '{MARKER}'\npoweroff -f\n"
 _log = logging.getLogger("kmt")
@@ -41,6 +44,8 @@ class Verdict:
 
     works: bool
     reason: str = ""
+    silent: bool = False
+    """The guest said nothing in time, which a machine that was busy at that moment would explain too."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +97,12 @@ def known(qemu: str) -> Verdict | None:
         return Verdict(False, f"there is no {DEVICE}")
     if not os.access(DEVICE, os.R_OK | os.W_OK):
         return Verdict(False, f"no permission to use {DEVICE}; add yourself to its group")
+    record = _record(qemu)
     try:
-        return Verdict(**json.loads(_record(qemu).read_text()))
+        verdict = Verdict(**json.loads(record.read_text()))
+        # Silence may have been a busy machine's: believed for a day, not for ever.
+        doubtful = verdict.silent and time.time() - record.stat().st_mtime > DOUBT_SECONDS
+        return None if doubtful else verdict
     except (OSError, ValueError, TypeError):
         return None
 
@@ -126,7 +135,7 @@ def boot_probe(qemu: str, kernel: Kernel, accelerator: str) -> Verdict:
     try:
         done = proc.run(command, check=False, timeout=PROBE_SECONDS)
     except KmtError:
-        return Verdict(False, f"a guest said nothing in {PROBE_SECONDS:.0f} s")
+        return Verdict(False, f"a guest said nothing in {PROBE_SECONDS:.0f} s", silent=True)
     if MARKER in done.stdout:
         return Verdict(True)
     return Verdict(False, _reason(done.stderr) or f"QEMU ended with status {done.status}")

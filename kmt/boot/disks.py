@@ -105,17 +105,17 @@ def agent_archive() -> bytes:
     return cpio.archive(entries)
 
 
-def base_archive(init: str, module_files: list[Path]) -> bytes:
-    """An initramfs of busybox, an ``/init`` and modules in the order in which to load them."""
+def base_archive(init: str, wanted: list[modules.Module]) -> bytes:
+    """An initramfs of busybox, an ``/init`` and modules in the order in which to load them, optional ones marked."""
     names = ["bin", "dev", "proc", "sys", "root", "upper", "layers", "modules"]
     entries = [cpio.directory(name) for name in names]
     entries.append(cpio.file("bin/busybox", busybox(), executable=True))
     entries += [cpio.link(f"bin/{applet}", "busybox") for applet in _APPLETS]
     order = []
-    for path in module_files:
-        name = f"{modules.module_name(path.name)}.ko"
-        entries.append(cpio.file(f"modules/{name}", modules.content(path)))
-        order.append(name)
+    for module in wanted:
+        name = f"{modules.module_name(module.path.name)}.ko"
+        entries.append(cpio.file(f"modules/{name}", modules.content(module.path)))
+        order.append(f"{name} optional" if module.optional else name)
     entries.append(cpio.file("modules/order", "".join(f"{name}\n" for name in order).encode()))
     entries.append(cpio.file("init", init.encode(), executable=True))
     return cpio.archive(entries)
@@ -137,11 +137,11 @@ def _script(name: str) -> str:
 def _make(kernel: Kernel, room: Path) -> None:
     room.mkdir()
     tree = room / "tree"
-    module_files: list[Path] = []
+    wanted: list[modules.Module] = []
     if kernel.modules is not None:
         directory = _copy_modules(kernel, tree)
-        module_files = modules.load_order(directory, MODULES)
-    (room / "base.cpio").write_bytes(base_archive(_script("initramfs.sh"), module_files))
+        wanted = modules.load_order(directory, MODULES)
+    (room / "base.cpio").write_bytes(base_archive(_script("initramfs.sh"), wanted))
     _copy_rest(kernel, tree)
     if tree.is_dir():
         erofs(tree, room / "kernel.erofs")

@@ -10,10 +10,19 @@ import gzip
 import lzma
 import tempfile
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from kmt import proc
 from kmt.errors import ImageError
+
+
+@dataclass(frozen=True)
+class Module:
+    """A file to load. ``optional``: it may refuse, for it drives hardware that the machine may not have."""
+
+    path: Path
+    optional: bool = False
 
 
 def module_name(path: str) -> str:
@@ -21,11 +30,12 @@ def module_name(path: str) -> str:
     return path.rsplit("/", 1)[-1].split(".ko", 1)[0].replace("-", "_")
 
 
-def load_order(directory: Path, wanted: Iterable[str]) -> list[Path]:
-    """The files to load for the ``wanted`` modules, dependencies first; built-in ones need none.
+def load_order(directory: Path, wanted: Iterable[str]) -> list[Module]:
+    """What to load for the ``wanted`` modules, dependencies first; built-in ones need none.
 
-    ``directory`` is a ``lib/modules/<release>`` that depmod has seen. Raises ImageError for a module that is
-    neither there nor built in.
+    ``directory`` is a ``lib/modules/<release>`` that depmod has seen. A soft dependency may be an alias that several
+    modules answer to (crc32c: one for each kind of processor): all are optional. Raises ImageError for a module that
+    is neither there nor built in.
     """
     built_in = {module_name(line) for line in _lines(directory / "modules.builtin")}
     files: dict[str, str] = {}
@@ -34,12 +44,14 @@ def load_order(directory: Path, wanted: Iterable[str]) -> list[Path]:
         path, _, dependencies = line.partition(":")
         files[module_name(path)] = path
         needs[module_name(path)] = [module_name(d) for d in dependencies.split()]
-    for name, first in _soft_dependencies(directory):
-        needs.setdefault(name, []).extend(d for d in first if d in files)
-    order: list[str] = []
+    soft = _soft_dependencies(directory)
+    order: dict[str, bool] = {}
 
-    def add(name: str) -> None:
-        if name in order or name in built_in:
+    def add(name: str, optional: bool) -> None:
+        if name in built_in:
+            return
+        if name in order:
+            order[name] = order[name] and optional
             return
         if name not in files:
             raise ImageError(
@@ -47,12 +59,15 @@ def load_order(directory: Path, wanted: Iterable[str]) -> list[Path]:
                 hint="a guest needs virtio_pci, virtio_blk, virtio_console, erofs and overlay",
             )
         for dependency in needs[name]:
-            add(dependency)
-        order.append(name)
+            add(dependency, optional)
+        for dependency in soft.pop(name, ()):  # once: soft dependencies may go in circles
+            if dependency in files:
+                add(dependency, True)
+        order[name] = optional
 
     for name in wanted:
-        add(name)
-    return [directory / files[name] for name in order]
+        add(name, False)
+    return [Module(directory / files[name], optional) for name, optional in order.items()]
 
 
 def content(path: Path) -> bytes:
@@ -72,13 +87,19 @@ def content(path: Path) -> bytes:
         raise ImageError(f"{path}: {error}", hint="./inv kmt.fetch fetches it anew") from None
 
 
-def _soft_dependencies(directory: Path) -> list[tuple[str, list[str]]]:
-    found = []
-    for line in _lines(directory / "modules.softdep"):
+def _soft_dependencies(directory: Path) -> dict[str, list[str]]:
+    """A module's name to what should be loaded before it, aliases resolved."""
+    aliases: dict[str, list[str]] = {}
+    for line in _lines(directory / "modules.alias"):
         words = line.split()
+        if len(words) == 3 and words[0] == "alias":
+            aliases.setdefault(words[1].replace("-", "_"), []).append(words[2])
+    found: dict[str, list[str]] = {}
+    for line in _lines(directory / "modules.softdep"):
+        words = [word.replace("-", "_") for word in line.split()]
         if len(words) > 3 and words[0] == "softdep" and words[2] == "pre:":
             first = words[3 : words.index("post:")] if "post:" in words else words[3:]
-            found.append((words[1].replace("-", "_"), [f.replace("-", "_") for f in first]))
+            found.setdefault(words[1], []).extend(real for name in first for real in (name, *aliases.get(name, ())))
     return found
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from kmt import runs
 from kmt.errors import ConfigError
-from kmt.paths import cache, cache_base, older_layouts
+from kmt.paths import cache, cache_base, leftovers, older_layouts, sweep
 
 
 def clean(*, everything: bool = False) -> list[str]:
-    """Remove what older versions left and the records of runs that are over; with ``everything``, the whole cache.
+    """Remove what older versions, killed makers and runs that are over left; with ``everything``, the whole cache.
 
     A line for each directory removed. ConfigError, and nothing removed, while a run goes on that uses it.
     """
@@ -21,7 +21,8 @@ def clean(*, everything: bool = False) -> list[str]:
     if everything:
         return [_remove(cache_base())]
     over = [run.dir for run in runs.seen() if not run.alive]
-    return [_remove(path) for path in [*older_layouts(), *over]]
+    swept = [f"removed {path}, half made" for path in leftovers() if sweep(path)]
+    return [*swept, *(_remove(path) for path in [*older_layouts(), *over])]
 
 
 def contents() -> list[tuple[str, int]]:

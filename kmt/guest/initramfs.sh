@@ -15,8 +15,12 @@ mount -t devtmpfs devtmpfs /dev
 read -r release </proc/sys/kernel/osrelease
 echo "kmt: kernel $release is up" >/dev/console
 
-while read -r module; do
-	insmod "/modules/$module" || fail "cannot load $module"
+while read -r module optional; do
+	if [ "$optional" ]; then
+		insmod "/modules/$module" 2>/dev/null || true # it drives what this machine has not
+	else
+		insmod "/modules/$module" || fail "cannot load $module"
+	fi
 done </modules/order
 
 layers=

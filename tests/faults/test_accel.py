@@ -1,6 +1,8 @@
 """Hardware virtualisation that is there and does not work, in each of its ways."""
 
 import json
+import os
+import time
 
 import pytest
 from machines import SETTINGS, SMALL, kernel, wait_for
@@ -62,6 +64,19 @@ def test_a_guest_that_hangs_is_a_no(machine, monkeypatch):
     choice = accel.choose(qemu, kernel())
     assert choice.accelerator == "tcg"
     assert "a guest said nothing in 1 s" in choice.notice
+
+
+def test_silence_is_believed_for_a_day(machine, monkeypatch, tmp_path):
+    monkeypatch.setattr(accel, "PROBE_SECONDS", 1.0)
+    qemu, tries = machine(HANGS)
+    accel.choose(qemu, kernel())
+    assert accel.choose(qemu, kernel()).accelerator == "tcg"
+    assert tries() == 1
+    (record,) = tmp_path.glob("*.json")
+    long_ago = time.time() - accel.DOUBT_SECONDS - 1
+    os.utime(record, (long_ago, long_ago))
+    accel.choose(qemu, kernel())
+    assert tries() == 2
 
 
 def test_asked_for_by_name_it_is_an_error(machine):

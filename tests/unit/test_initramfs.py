@@ -53,7 +53,7 @@ def tree(path, *, dep="", builtin="", softdep=""):
 
 
 def order(path, *wanted):
-    return [p.name for p in modules.load_order(path, wanted)]
+    return [m.path.name for m in modules.load_order(path, wanted)]
 
 
 def test_dependencies_come_first_and_once(tmp_path):
@@ -76,6 +76,26 @@ def test_soft_dependencies_that_exist_are_loaded_before(tmp_path):
         softdep="# comment\nsoftdep libcrc32c pre: crc32c_generic crc32c post: later\n",
     )
     assert order(tmp_path, "libcrc32c") == ["crc32c-generic.ko.zst", "libcrc32c.ko"]
+
+
+def test_a_soft_dependency_may_be_an_alias_and_may_refuse_to_load(tmp_path):
+    tree(
+        tmp_path,
+        dep="k/libcrc32c.ko:\nk/crc32c-intel.ko:\nk/crc32c_generic.ko: k/base.ko\nk/base.ko:\n"
+        "k/erofs.ko: k/libcrc32c.ko k/base.ko\n",
+        softdep="softdep libcrc32c pre: crc32c\nsoftdep crc32c_intel pre: crc32c-intel\n",
+    )
+    (tmp_path / "modules.alias").write_text("alias crc32c crc32c_intel\nalias crc32c crc32c_generic\nalias x* y\n")
+    loaded = modules.load_order(tmp_path, ["erofs"])
+    names = [(m.path.name, m.optional) for m in loaded]
+    # base is needed by a module that must load, so it must load itself.
+    assert names == [
+        ("crc32c-intel.ko", True),
+        ("base.ko", False),
+        ("crc32c_generic.ko", True),
+        ("libcrc32c.ko", False),
+        ("erofs.ko", False),
+    ]
 
 
 def test_a_module_that_is_nowhere_is_named(tmp_path):

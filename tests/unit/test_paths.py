@@ -1,4 +1,8 @@
+import os
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 
@@ -78,3 +82,31 @@ def test_one_maker_at_a_time(cache):
         thread.join()
     assert [word for word, _ in seen] == ["in", "out"] * 8
     assert all(seen[i][1] == seen[i + 1][1] for i in range(0, 16, 2))
+
+
+def test_what_a_killed_maker_left_is_removed_by_the_next(cache):
+    target = paths.cache("room") / "thing"
+    code = f"from pathlib import Path\nfrom kmt import paths\nwith paths.published(Path({str(target)!r})) as work:\n"
+    code += "    work.mkdir(); print(flush=True); input()"
+    maker = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    maker.stdout.readline()
+    (left,) = paths.leftovers()
+    old = time.time() - 3600
+    os.utime(left, (old, old))
+    with paths.published(target) as work:
+        work.mkdir()
+    assert paths.leftovers() == [left], "its maker lives"
+    maker.kill()
+    maker.wait()
+    maker.stdin.close()
+    maker.stdout.close()
+    with paths.published(target) as work:
+        work.mkdir()
+    assert paths.leftovers() == []
+
+
+def test_a_directory_made_this_moment_is_left_alone(cache):
+    new = paths.cache("room") / ".thing.new"
+    new.mkdir()
+    assert not paths.sweep(new)
+    assert new.is_dir()
