@@ -1,27 +1,44 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * The kernel's types, as little of them as the programs read.
+ * The kernel's types, and how to read them: one C source, three builds.
  *
- * Every field read here is found by name in the running kernel's BTF when the program is loaded (CO-RE), so neither
- * order nor size means anything below, and a struct that the kernel embeds in an anonymous one may stand flat.
- * Sizes and constants that are part of the system call interface come from <linux/...> instead.
+ * CO-RE (nothing defined): types of our own, as little of them as the programs read. Every field is found by name in
+ * the running kernel's BTF when the program is loaded, so neither order nor size means anything below, and a struct
+ * that the kernel embeds in an anonymous one may stand flat. Constants of the system call interface: <linux/...>.
+ * Prebuilt (COMPILE_PREBUILT): vmlinux.h, all types of the one kernel that the object is for, made from its BTF.
+ * Runtime (COMPILE_RUNTIME): the kernel's own headers.
+ * In the last two, BPF_CORE_READ reads at the offsets of that kernel and leaves no relocation.
  */
 #ifndef KERNEL_TYPES_H
 #define KERNEL_TYPES_H
 
+#if defined(COMPILE_PREBUILT)
+#include "vmlinux.h"
+#elif defined(COMPILE_RUNTIME)
+#include <linux/types.h>
+
+#include <linux/socket.h>
+#include <linux/tcp.h>
+#include <net/inet_sock.h>
+#include <net/sock.h>
+#include <uapi/linux/bpf.h>
+#else
 #include <stdbool.h>
 #include <stddef.h>
 
 #include <linux/bpf.h>
 #include <linux/types.h>
+#endif
 
 #include <bpf/bpf_helpers.h>
 
 #include <bpf/bpf_core_read.h>
 
+#ifndef COMPILE_RUNTIME
 #define AF_INET 2
 #define MSG_PEEK 2
 #define MSG_ERRQUEUE 0x2000
+#endif
 
 enum tcp_state {
 	TCP_ESTABLISHED_STATE = 1,
@@ -29,6 +46,10 @@ enum tcp_state {
 	TCP_CLOSE_STATE = 7,
 };
 
+#if defined(COMPILE_PREBUILT) || defined(COMPILE_RUNTIME)
+#undef BPF_CORE_READ
+#define BPF_CORE_READ BPF_PROBE_READ
+#else
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
 struct ns_common {
@@ -70,6 +91,7 @@ struct tcp_sock {
 };
 
 #pragma clang attribute pop
+#endif
 
 /* Only pointers to these are passed on. */
 struct msghdr;

@@ -7,7 +7,10 @@
 #ifndef TRACER_H
 #define TRACER_H
 
+/* vmlinux.h has them too. */
+#ifndef __VMLINUX_H__
 #include <linux/types.h>
+#endif
 
 /* conn_tuple.metadata */
 #define CONN_TCP (1 << 0)
