@@ -1,4 +1,8 @@
-"""Telemetry: counters and gauges, and what changed in them since a client last asked."""
+"""Telemetry: counters and gauges, what changed in them since a client last asked, and how that is told.
+
+``metrics`` has the things counted, ``deltas`` what each reader has seen of them; ``exposition`` shows them to
+Prometheus, ``reports`` to logs, payloads and statsd.
+"""
 
 from harness.telemetry.deltas import Deltas
 from harness.telemetry.metrics import (

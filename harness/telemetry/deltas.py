@@ -26,7 +26,7 @@ class Deltas:
         time_to_live: float = TIME_TO_LIVE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._registry = registry
+        self.registry = registry
         self._time_to_live = time_to_live
         self._clock = clock
         self._lock = Lock()
@@ -40,7 +40,7 @@ class Deltas:
             _, seen = self._clients.get(client, (now, {}))
             self._clients[client] = (now, seen)
             taken = {}
-            for metric in self._registry.metrics(*options):
+            for metric in self.registry.metrics(*options):
                 value = metric.value
                 taken[metric.identity] = value
                 if isinstance(metric, Counter):

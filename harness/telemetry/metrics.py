@@ -3,7 +3,8 @@
 Laws: a metric is its name and the set of its tags, in whatever order they are given: the same identity is the same
 object, process-wide or in one ``Registry``; asking for it as another kind is a TypeError; a counter never goes down
 (negative amounts are ignored). Options (strings that begin with ``_``) say where a metric is to be shown; they are
-no part of its identity, and those of the first maker stay.
+no part of its identity, and those of the first maker stay. ``help`` says in a sentence what a metric counts; the first
+that is given stays. How metrics leave the process: ``exposition`` (Prometheus) and ``reports`` (all others).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class Metric:
         self.name = name
         self.tags = tags
         self.options = options
+        self.help = ""
         self._lock = Lock()
         self._value = 0
 
@@ -77,13 +79,13 @@ class Registry:
         self._lock = Lock()
         self._metrics: dict[Identity, Metric] = {}
 
-    def counter(self, name: str, *tags_and_options: str) -> Counter:
+    def counter(self, name: str, *tags_and_options: str, help: str = "") -> Counter:
         """The counter of that name and those tags."""
-        return self._find_or_make(Counter, name, tags_and_options)
+        return self._find_or_make(Counter, name, tags_and_options, help)
 
-    def gauge(self, name: str, *tags_and_options: str) -> Gauge:
+    def gauge(self, name: str, *tags_and_options: str, help: str = "") -> Gauge:
         """The gauge of that name and those tags."""
-        return self._find_or_make(Gauge, name, tags_and_options)
+        return self._find_or_make(Gauge, name, tags_and_options, help)
 
     def metrics(self, *options: str) -> list[Metric]:
         """The metrics that have all these options, in order of creation; without options, all."""
@@ -91,7 +93,7 @@ class Registry:
             everything = list(self._metrics.values())
         return [metric for metric in everything if metric.options.issuperset(options)]
 
-    def _find_or_make(self, kind: type[_M], name: str, words: Iterable[str]) -> _M:
+    def _find_or_make(self, kind: type[_M], name: str, words: Iterable[str], help: str) -> _M:
         words = set(words)
         options = frozenset(word for word in words if word.startswith("_"))
         tags = tuple(sorted(words - options))
@@ -99,6 +101,7 @@ class Registry:
             found = self._metrics.get((name, tags))
             if found is None:
                 found = self._metrics[(name, tags)] = kind(name, tags, options)
+            found.help = found.help or help
         if type(found) is not kind:
             raise TypeError(f"{name}{list(tags)} is a {type(found).__name__}, not a {kind.__name__}")
         return found
@@ -113,16 +116,30 @@ class MetricGroup:
 
     def __init__(self, namespace: str, *tags_and_options: str, registry: Registry = DEFAULT) -> None:
         self.namespace = namespace
+        self.tags = frozenset(word for word in tags_and_options if not word.startswith("_"))
         self._common = tags_and_options
         self._registry = registry
+        self._lock = Lock()
+        self._children: dict[Identity, Metric] = {}
 
-    def counter(self, name: str, *tags_and_options: str) -> Counter:
+    @property
+    def children(self) -> list[Metric]:
+        """The metrics made by this group, in the order they were first asked for."""
+        with self._lock:
+            return list(self._children.values())
+
+    def counter(self, name: str, *tags_and_options: str, help: str = "") -> Counter:
         """A counter of this group."""
-        return self._registry.counter(self._full(name), *self._common, *tags_and_options)
+        return self._keep(self._registry.counter(self._full(name), *self._common, *tags_and_options, help=help))
 
-    def gauge(self, name: str, *tags_and_options: str) -> Gauge:
+    def gauge(self, name: str, *tags_and_options: str, help: str = "") -> Gauge:
         """A gauge of this group."""
-        return self._registry.gauge(self._full(name), *self._common, *tags_and_options)
+        return self._keep(self._registry.gauge(self._full(name), *self._common, *tags_and_options, help=help))
+
+    def _keep(self, metric: _M) -> _M:
+        with self._lock:
+            self._children.setdefault(metric.identity, metric)
+        return metric
 
     def _full(self, name: str) -> str:
         return f"{self.namespace}.{name}" if self.namespace else name
