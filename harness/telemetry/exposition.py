@@ -4,9 +4,9 @@ Only metrics with the option ``PROMETHEUS`` are shown. Laws, whatever names, tag
 
 - what comes out is valid in both formats, by the library's own parsers, and every metric's value is in it once: in the
   sample of its labels, or added up with those that differ only in tags which are no labels;
-- ``.`` in a name becomes ``__`` and any other character that Prometheus does not know ``_``, so that
-  ``usm.file_registry.registered`` is the counter ``usm__file_registry__registered_total``; a name that is taken by
-  then (another kind, another name that looks like it) gets a number;
+- ``.`` in a name becomes ``__``, what is no letter, digit or ``_`` becomes ``_`` (colons are for recording rules), so
+  that ``usm.file_registry.registered`` is the counter ``usm__file_registry__registered_total``; a name that is taken
+  by then (another kind, another name that looks like it) gets a number;
 - a tag ``key:value`` is a label; one without a key is none. A metric without one of its family's labels has it empty,
   which to Prometheus is the same as not having it;
 - a name that ends in ``_bytes`` or ``_seconds`` has that unit.
@@ -66,9 +66,9 @@ def families(metrics: Iterable[Metric]) -> Iterator[Family]:
 
 def family_name(name: str, kind: str) -> str:
     """(pure) Prometheus' name of a family of ours, without the ``_total`` of a counter's samples."""
-    known = re.sub(r"[^a-zA-Z0-9_:]", "_", name.replace(".", "__"))
+    known = re.sub(r"[^a-zA-Z0-9_]", "_", name.replace(".", "__"))
     known = known.removesuffix("_total") if kind == "counter" else known
-    return known if re.match("[a-zA-Z_:]", known) else f"_{known}"
+    return known if re.match("[a-zA-Z_]", known) else f"_{known}"
 
 
 def _free(base: str, suffixes: tuple[str, ...], taken: set[str]) -> str:
@@ -82,7 +82,7 @@ def _free(base: str, suffixes: tuple[str, ...], taken: set[str]) -> str:
 
 
 def _help(name: str, kind: str, members: list[Metric]) -> str:
-    said = next((member.help for member in members if member.help), f"The {kind} {name}.")
+    said = next((member.help for member in members if member.help.strip()), f"The {kind} {name}.")
     return said.encode(errors="backslashreplace").decode()
 
 

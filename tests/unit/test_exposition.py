@@ -52,7 +52,9 @@ def test_what_a_scrape_says() -> None:
 # Names that are hard on the mapping: dots, other alphabets, line ends, suffixes that Prometheus keeps for itself, and
 # some that come to the same name; a lone surrogate is what ``os.fsdecode`` makes of a byte that is no UTF-8.
 hard = st.one_of(
-    st.sampled_from(["a.b", "a__b", "a_b", "a", "a_total", "a.total", "a_total_total", "a_created", "a_bytes", "a_2"]),
+    st.sampled_from(
+        ["a.b", "a__b", "a_b", "a", "a_total", "a.total", "a_total_total", "a_created", "a_bytes", "a_2", ":"]
+    ),
     st.text(st.characters() | st.just("\udcff"), max_size=6),
 )
 tags = st.lists(
