@@ -43,3 +43,7 @@ class PathError(RemoteError):
 
 class TargetError(RemoteError):
     """A configuration that the targets do not list, list wrongly, or whose bytes do not match what they list."""
+
+
+class ConfigError(RemoteError):
+    """A configuration whose bytes are as signed and whose content makes no sense to the part that consumes it."""

@@ -26,6 +26,8 @@ from harness.remote.errors import MetadataError, TooLargeError
 
 MAX_SIGNATURES = 256
 """Signatures on one piece of metadata: each costs a verification."""
+MAX_VERSION = 2**63 - 1
+"""Of a root or of targets: the request that names it has room for no more."""
 
 _HOUR_MINUTE = r"(?:[01]\d|2[0-3]):[0-5]\d"
 _INSTANT = re.compile(
@@ -33,6 +35,7 @@ _INSTANT = re.compile(
 )
 _SCHEMA = (AttributeError, KeyError, TypeError, ValueError, RecursionError, OverflowError)
 """What python-tuf raises on values of unexpected types."""
+_ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 _UNUSED = {"keyids": [], "threshold": 1}
 
 _S = TypeVar("_S", Root, Targets)
@@ -63,24 +66,35 @@ def parse_expiry(text: str) -> datetime:
 
 
 def open_metadata(raw: bytes, limit: int, role: str, *, signed: bool = True) -> Envelope:
-    """Take metadata apart. Without ``signed`` there need not be signatures, and they are not looked at."""
+    """Take metadata apart. Without ``signed`` there need not be signatures, nor a ``_type``."""
     if len(raw) > limit:
         raise TooLargeError(f"{role} metadata of {len(raw)} bytes, more than {limit}")
     try:
-        whole = json.loads(raw)
+        whole = json.loads(raw, parse_float=str.encode)  # Bytes, which no encoder takes for anything else.
         body = whole["signed"]
         if not isinstance(body, dict):
             raise TypeError("'signed' is no object")
         pairs = _signatures(whole) if signed else ()
-        canonical = (encode_canonical(body) or "").encode() if signed else b""
+        canonical = canonical_form(body) if signed else b""
     except FormatError as error:
         raise MetadataError(f"{role} metadata have no canonical form: {str(error)[-200:]}") from None
     except _SCHEMA as error:
         raise MetadataError(f"{role} metadata are malformed: {_words(error)}") from None
-    kind = body.get("_type")
+    kind = body.get("_type", None if signed else role)
     if not isinstance(kind, str) or kind.lower() != role:
         raise MetadataError(f"expected metadata of type {role!r}, got {kind!r}")
     return Envelope(body, canonical, pairs)
+
+
+def canonical_form(value: Any) -> bytes:
+    """``encode_canonical``, by json's encoder where the two agree: it escapes more, and only with a backslash."""
+    try:
+        text = _ENCODER.encode(value)
+        if "\\" not in text:
+            return text.encode()
+    except (TypeError, ValueError):
+        pass  # A number with a fraction: the other one says so.
+    return (encode_canonical(value) or "").encode()
 
 
 def _signatures(whole: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
@@ -142,7 +156,7 @@ def parse(schema: type[_S], signed: dict[str, Any], role: str) -> _S:
 
 def hash_id(key: Key) -> str:
     """The id that some repositories use whatever the root calls the key: the hash of its canonical form."""
-    return hashlib.sha256((encode_canonical(key.to_dict()) or "").encode()).hexdigest()
+    return hashlib.sha256(canonical_form(key.to_dict())).hexdigest()
 
 
 def identity(key: Key) -> bytes:
@@ -154,10 +168,10 @@ def identity(key: Key) -> bytes:
 
 
 def version_of(signed: Mapping[str, Any], role: str) -> int:
-    """The version: an integer, of targets 0 or more, of a root 1 or more."""
+    """The version: an integer of at most ``MAX_VERSION``, of targets 0 or more, of a root 1 or more."""
     version, least = signed.get("version"), 0 if role == "targets" else 1
-    if type(version) is not int or version < least:
-        raise MetadataError(f"{role} metadata have version {str(version)[:40]!r}, no integer of {least} or more")
+    if type(version) is not int or not least <= version <= MAX_VERSION:
+        raise MetadataError(f"{role} metadata have version {repr(version)[:40]}, no integer from {least} to 2^63 - 1")
     return version
 
 

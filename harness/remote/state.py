@@ -152,10 +152,10 @@ class State:
         wanted = dict.fromkeys(update.client_configs)
         changed = {config.product for path, config in self.configs.items() if path not in wanted}
         for path in wanted:
-            configs[path] = config = self._stage(path, targets.files.get(path), update.files)
             old = self.configs.get(path)
-            if old is None or not _same_content(old.hashes, config.hashes):
-                changed.add(config.product)
+            configs[path], new = self._stage(path, targets.files.get(path), old, update.files)
+            if new:
+                changed.add(configs[path].product)
         following = replace(
             self,
             trusted=trusted,
@@ -169,7 +169,7 @@ class State:
     def _verify(self, update: Update, now: datetime) -> tuple[tuf.TrustedRoot | None, tuf.SignedTargets]:
         """Roots and targets of an update, as far as this state's mode asks."""
         if self.trusted is None:
-            return None, tuf.read_targets(update.targets, None, now)
+            return None, tuf.believe_targets(update.targets)
         chain = tuf.extend(self.trusted, update.roots)
         tuf.check_in_force(chain.trusted, now)
         targets = tuf.read_targets(update.targets, chain.trusted, now)
@@ -184,25 +184,30 @@ class State:
             return tuf.root_version(update.roots[-1])
         return self.unverified_root_version
 
-    def _stage(self, path: str, entry: TargetFile | None, files: Mapping[str, bytes]) -> Config:
-        """The file to store under ``path``: the stored one if it is unchanged, else the one that was sent."""
+    def _stage(
+        self, path: str, entry: TargetFile | None, old: Config | None, files: Mapping[str, bytes]
+    ) -> tuple[Config, bool]:
+        """The file to store under ``path``, all of it verified, and whether its content is new."""
         if entry is None:
             raise TargetError(f"{path}: the server wants this file, and the targets do not list it")
-        place = paths.parse(path)
-        if place.product not in self.products:
-            raise PathError(f"{path}: unknown product {place.product!r}")
-        hashes, version = tuf.hashes(entry, path), _custom_version(path, entry)
-        old = self.configs.get(path)
-        if old is not None and _same_content(old.hashes, hashes):
-            if (version, entry.length, hashes) == (old.version, old.length, old.hashes):
-                return old
-            tuf.verify_file(path, old.raw, entry.length, hashes)
-            return old._replace(version=version, length=entry.length, hashes=hashes)
+        version = _custom_version(path, entry)
+        if old is not None and (version, entry.length, entry.hashes) == (old.version, old.length, old.hashes):
+            return old, False
+        hashes = tuf.check_entry(path, entry)
+        if old is None:
+            _, _, product, id, name = paths.parse(path)
+            if product not in self.products:
+                raise PathError(f"{path}: unknown product {product!r}")
+        elif _same_content(old.hashes, hashes):
+            tuf.verify_file(path, old.raw, entry)
+            return old._replace(version=version, length=entry.length, hashes=hashes), False
+        else:
+            product, id, name = old.product, old.id, old.name
         if path not in files:
             raise TargetError(f"{path}: the file is new or changed, and was not sent")
         raw = files[path]
-        tuf.verify_file(path, raw, entry.length, hashes)
-        return Config(path, place.product, place.config_id, place.file, version, entry.length, hashes, raw)
+        tuf.verify_file(path, raw, entry)
+        return Config(path, product, id, name, version, entry.length, hashes, raw), True
 
 
 def files_by_path(sent: Iterable[tuple[str, bytes]]) -> dict[str, bytes]:
@@ -212,13 +217,18 @@ def files_by_path(sent: Iterable[tuple[str, bytes]]) -> dict[str, bytes]:
 
 def _same_content(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
     """Do the hashes agree on every algorithm that both list, of which there is at least one?"""
-    common = one.keys() & other.keys()
-    return bool(common) and all(one[algorithm] == other[algorithm] for algorithm in common)
+    common = False
+    for algorithm, value in one.items():
+        if algorithm in other:
+            if other[algorithm] != value:
+                return False
+            common = True
+    return common
 
 
 def _custom_version(path: str, entry: TargetFile) -> int:
     """The configuration's own version, ``custom.v`` of its targets entry."""
-    custom: Any = entry.custom
+    custom: Any = entry.unrecognized_fields.get("custom")
     version = custom.get("v") if isinstance(custom, dict) else None
     if type(version) is not int or not 0 <= version <= _U64_MAX:
         raise TargetError(

@@ -26,7 +26,7 @@ from typing import Any
 from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import Key, Signature
 from tuf.api.exceptions import LengthOrHashMismatchError
-from tuf.api.metadata import Root, TargetFile, Targets
+from tuf.api.metadata import SPECIFICATION_VERSION, Root, TargetFile, Targets
 
 from harness.remote import metadata
 from harness.remote.errors import (
@@ -47,6 +47,7 @@ MAX_ROOTS = 256
 HASHES = frozenset({"sha256", "sha512"})
 """Algorithms that a targets entry may list."""
 _NEVER = datetime.max.replace(tzinfo=UTC)
+_SPEC = ".".join(SPECIFICATION_VERSION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,20 +116,20 @@ def check_in_force(trusted: TrustedRoot, now: datetime) -> None:
     _check_unexpired(f"root {trusted.version}", trusted.expires, now)
 
 
-def read_targets(raw: bytes, trusted: TrustedRoot | None, now: datetime) -> SignedTargets:
-    """Targets signed by enough of the root's keys and not expired; with None for root, neither is looked at."""
-    envelope = metadata.open_metadata(raw, MAX_TARGETS, "targets", signed=trusted is not None)
-    expires = _NEVER
-    if trusted is not None:
-        _check_threshold(trusted.root, "targets", envelope, "the targets")
-        expires = metadata.expiry_of(envelope.signed, "targets")
-    version, custom = metadata.version_of(envelope.signed, "targets"), envelope.signed.get("custom")
-    targets = metadata.parse(Targets, metadata.normalised(envelope.signed, "targets", expires), "targets")
-    for path, file in targets.targets.items():
-        _check_entry(path, file)
-    if trusted is not None:
-        _check_unexpired(f"targets {version}", expires, now)
-    return SignedTargets(version, targets.targets, custom)
+def read_targets(raw: bytes, trusted: TrustedRoot, now: datetime) -> SignedTargets:
+    """Targets signed by enough of the root's keys and not expired."""
+    envelope = metadata.open_metadata(raw, MAX_TARGETS, "targets")
+    _check_threshold(trusted.root, "targets", envelope, "the targets")
+    expires = metadata.expiry_of(envelope.signed, "targets")
+    targets = _entries(envelope.signed, expires)
+    _check_unexpired(f"targets {targets.version}", expires, now)
+    return targets
+
+
+def believe_targets(raw: bytes) -> SignedTargets:
+    """Targets as they come: not signed, with any date or none. What is not said has its zero: version, type."""
+    signed = metadata.open_metadata(raw, MAX_TARGETS, "targets", signed=False).signed
+    return _entries({"version": 0} | signed | {"spec_version": _SPEC}, _NEVER)
 
 
 def root_version(raw: bytes) -> int:
@@ -136,20 +137,31 @@ def root_version(raw: bytes) -> int:
     return metadata.version_of(metadata.open_metadata(raw, MAX_ROOT, "root", signed=False).signed, "root")
 
 
-def hashes(file: TargetFile, path: str) -> dict[str, str]:
-    """The hashes an entry lists, in lower-case hex; an algorithm other than ``HASHES`` is an error."""
-    unknown = sorted(file.hashes.keys() - HASHES)
-    if unknown:
-        raise TargetError(f"{path}: hash algorithm {unknown[0]!r} is not one of {', '.join(sorted(HASHES))}")
-    return {algorithm: value.lower() for algorithm, value in file.hashes.items()}
+def check_entry(path: str, file: TargetFile) -> Mapping[str, str]:
+    """The hashes an entry lists, made lower case in it; an algorithm other than ``HASHES`` is an error."""
+    if not file.hashes.keys() <= HASHES:
+        unknown = min(file.hashes.keys() - HASHES)
+        raise TargetError(f"{path}: hash algorithm {unknown!r} is not one of {', '.join(sorted(HASHES))}")
+    file.hashes = {algorithm: value.lower() for algorithm, value in file.hashes.items()}
+    return file.hashes
 
 
-def verify_file(path: str, raw: bytes, length: int, expected: Mapping[str, str]) -> None:
+def verify_file(path: str, raw: bytes, entry: TargetFile) -> None:
     """Raise ``TargetError`` unless length and every hash fit."""
     try:
-        TargetFile(length, dict(expected), path).verify_length_and_hashes(raw)
+        entry.verify_length_and_hashes(raw)
     except LengthOrHashMismatchError as error:
         raise TargetError(f"{path}: the file is not what the targets say: {error}") from None
+
+
+def _entries(signed: Mapping[str, Any], expires: datetime) -> SignedTargets:
+    """What targets metadata list, parsed by python-tuf; its schema lets a boolean pass as a length."""
+    version = metadata.version_of(signed, "targets")
+    targets = metadata.parse(Targets, metadata.normalised(signed, "targets", expires), "targets")
+    for path, file in targets.targets.items():
+        if type(file.length) is not int:
+            raise MetadataError(f"targets metadata are malformed: {path!r} has length {file.length!r}")
+    return SignedTargets(version, targets.targets, signed.get("custom"))
 
 
 def _newer(roots: Sequence[bytes], than: int) -> dict[int, bytes]:
@@ -196,12 +208,6 @@ def _has_signed(key: Key, keyid: str, envelope: metadata.Envelope) -> bool:
                 continue
             return True
     return False
-
-
-def _check_entry(path: str, file: TargetFile) -> None:
-    """What python-tuf's schema lets pass: a boolean as length."""
-    if type(file.length) is not int:
-        raise MetadataError(f"targets metadata are malformed: {path!r} has length {file.length!r}")
 
 
 def _check_unexpired(what: str, expires: datetime, now: datetime) -> None:

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key as generate_rsa
+from hypothesis import given
+from hypothesis import strategies as st
 from securesystemslib.formats import encode_canonical
 from securesystemslib.signer import CryptoSigner
 from tuf_server import EARLIER, LATER, NOW, Server, key, key_id, root_object, sign
 
 from harness.remote import metadata, tuf
-from harness.remote.errors import MetadataError, RemoteError, RollbackError, ThresholdError, TooLargeError
+from harness.remote.errors import MetadataError, PathError, RemoteError, RollbackError, ThresholdError, TooLargeError
 from harness.remote.state import PRODUCTS, State
 
 
@@ -133,7 +135,8 @@ def test_an_embedded_root_may_be_expired_but_not_stay_in_force() -> None:
      b'{"signed":{"_type":"root"},"signatures":[{"keyid":1,"sig":2}]}', b'{"signed":{"version":' + b"9" * 5000 + b"}}"],
 )  # fmt: skip
 def test_junk_is_a_typed_error(raw: bytes) -> None:
-    for read in (State.verified, tuf.root_version, lambda junk: tuf.read_targets(junk, None, NOW)):
+    trusted = tuf.load_root(sign(root(), ["root-0"]))
+    for read in (State.verified, tuf.root_version, lambda junk: tuf.read_targets(junk, trusted, NOW)):
         with pytest.raises(MetadataError):
             read(raw)
 
@@ -176,11 +179,88 @@ def test_targets_of_version_0(verified: bool) -> None:
             state.apply(oldest, now=NOW)
 
 
+numbers = st.integers(-(10**30), 10**30)
+json_values = st.recursive(
+    st.none() | st.booleans() | numbers | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+)
+
+
+@given(json_values)
+def test_the_canonical_form_is_the_library_s(value: Any) -> None:
+    """Control characters, quotes and backslashes included; the encoder of json would escape more of them."""
+    assert metadata.canonical_form(value) == encode_canonical(value).encode()
+
+
+@pytest.mark.parametrize("text", ["\x00\x1f\x7f", "\u2028é😀", '"', "\\", "\\u0041", "/", "\b\f\n\r\t"])
+def test_the_canonical_form_of_what_json_writes_otherwise(text: str) -> None:
+    plain = text.replace("\\", "\\\\").replace('"', '\\"')
+    assert metadata.canonical_form({text: [text]}) == f'{{"{plain}":["{plain}"]}}'.encode()
+
+
+@pytest.mark.parametrize("number", ["1.0", "1e9", "1e99999999999999999999", "-0.0", "NaN", "Infinity"])
+def test_a_number_with_a_fraction_cannot_be_signed_and_may_stand_outside(number: str) -> None:
+    server = Server()
+    raw = server.answer(State.unverified()).targets
+    for part in (b'"version": 1', b'"targets": {}'):
+        inside = raw.replace(part, part + b', "x": [' + number.encode() + b"]")
+        with pytest.raises(MetadataError, match="canonical form"):
+            tuf.read_targets(inside, tuf.load_root(server.roots[0]), NOW)
+        assert tuf.believe_targets(inside).version == 1
+    outside = raw.replace(b'{"signatures"', b'{"x": ' + number.encode() + b', "signatures"')
+    assert tuf.read_targets(outside, tuf.load_root(server.roots[0]), NOW).version == 1
+
+
+PATH = "employee/TESTING1/a/b"
+
+
+@pytest.mark.parametrize("gone", ["_type", "version", "spec_version", "expires"])
+def test_unverified_targets_need_no_more_than_targets(gone: str) -> None:
+    server = Server(files={PATH: (b"x", 7)}, targets_version=3, opaque=b"mine")
+    signed = {name: value for name, value in server.targets().items() if name != gone}
+    state = State.unverified()
+    for body in (signed, {name: signed[name] for name in ("targets", "custom")}):
+        update = server.answer(state, targets=json.dumps({"signed": body}).encode())
+        got = state.apply(update, now=NOW).state
+        assert (got.targets_version, got.opaque) == (body.get("version", 0), b"mine")
+        assert got.configs[PATH].version == 7
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"_type": "root"}, {"_type": None}, {"version": "1"}, {"version": -1}, {"version": 2**63}, {"targets": []}],
+)
+def test_what_unverified_targets_do_say_must_make_sense(change: dict[str, Any]) -> None:
+    server = Server(files={PATH: (b"x", 7)})
+    state = State.unverified()
+    with pytest.raises(MetadataError):
+        state.apply(server.answer(state, targets=sign(server.targets() | change, [])), now=NOW)
+    with pytest.raises(MetadataError, match="targets"):
+        state.apply(server.answer(state, targets=b'{"signed": {}}'), now=NOW)
+
+
+def test_a_version_that_fits_no_request() -> None:
+    """A request names both versions, in 64 bits."""
+    accepts(root(version=2**63 - 1))
+    for version in (b"%d" % 2**63, b"9" * 4000, b"9" * 5000):
+        with pytest.raises(MetadataError, match="root metadata"):
+            tuf.root_version(b'{"signed": {"_type": "root", "version": %s}, "signatures": []}' % version)
+
+
+def test_half_a_surrogate_pair_in_a_path() -> None:
+    """JSON can say it, and no message of the wire can."""
+    path = "employee/TESTING1/\ud800/b"
+    server = Server(files={path: (b"", 0)})
+    state = State.unverified()
+    with pytest.raises(PathError, match="no Unicode text"):
+        state.apply(server.answer(state, targets=json.dumps({"signed": server.targets()}).encode()), now=NOW)
+
+
 def test_versions_below_the_first() -> None:
-    with pytest.raises(MetadataError, match="root metadata have version '0', no integer of 1 or more"):
+    with pytest.raises(MetadataError, match="root metadata have version 0, no integer from 1"):
         tuf.load_root(sign(root(version=0), ["root-0"]))
-    with pytest.raises(MetadataError, match="targets metadata have version '-1', no integer of 0 or more"):
-        tuf.read_targets(sign(Server(targets_version=-1).targets(), []), None, NOW)
+    with pytest.raises(MetadataError, match="targets metadata have version -1, no integer from 0"):
+        tuf.believe_targets(sign(Server(targets_version=-1).targets(), []))
 
 
 def test_products() -> None:
