@@ -14,6 +14,10 @@ from typing import Any, get_type_hints
 
 from kmt.errors import ConfigError
 
+WORDS = {"spread": ("module", "test", "none"), "fresh": ("session", "module", "test")}
+"""Keys whose values are words of a list."""
+_AT_LEAST = {"jobs": 0, "memory_limit": 0, "timeout": 1, "memory": 1, "file_limit": 0}
+
 
 @dataclass(frozen=True)
 class Config:
@@ -49,9 +53,15 @@ class Config:
     timeout: int = 600
     """Seconds a kernel may take from power-on to its last test with hardware virtualisation; scaled without."""
     jobs: int = 0
-    """Guests at once; 0: as many as cores and memory allow."""
+    """Processors for guests at once, most guests having one; 0: as many as this process may use."""
     memory: int = 1024
     """MiB a guest."""
+    memory_limit: int = 0
+    """MiB for all guests at once; 0: what is free."""
+    spread: str = "module"
+    """What stays in one guest when a kernel's tests are spread over several: module, test, or none (no spreading)."""
+    fresh: str = "session"
+    """What gets a kernel that nobody has touched: each test, each module, or the session."""
     file_limit: int = 10
     """MiB; a larger file of the project stays behind and is named."""
 
@@ -82,7 +92,20 @@ def _from_table(root: Path, path: Path, table: Any) -> Config:
                 f"{path}: [tool.kmt] has no key {key!r}", hint=f"did you mean {near[0]!r}?" if near else ""
             )
         values[key] = _typed(path, key, value, hints[key])
+        try:
+            check(key, values[key])
+        except ConfigError as error:
+            raise ConfigError(f"{path}: [tool.kmt] {error}") from None
     return Config(root=root, **values)
+
+
+def check(key: str, value: Any) -> None:
+    """ConfigError when a value of the right type is none of those that the key can have."""
+    words = WORDS.get(key)
+    if words and value not in words:
+        raise ConfigError(f"{key} must be one of {', '.join(words)}, not {value!r}")
+    if key in _AT_LEAST and value < _AT_LEAST[key]:
+        raise ConfigError(f"{key} must be {_AT_LEAST[key]} or more, not {value}")
 
 
 def _typed(path: Path, key: str, value: Any, kind: Any) -> Any:

@@ -18,8 +18,16 @@ PHASES = ("waiting", "fetching", "image", "building", "starting", "booting", "re
 def pytest_kmt_progress(kernel: str, phase: str, detail: str) -> None:
     """A kernel entered ``phase`` (one of ``PHASES``) or got further in it; ``detail`` is a few words for people.
 
-    Called in the main thread of the host. In the phase ``testing`` the tests themselves come as ordinary reports
-    (``pytest_runtest_logreport``), so ``detail`` is their number: ``"12 tests"``.
+    Called in the main thread of the host. In the phase ``testing`` the tests themselves come by
+    ``pytest_kmt_report``, so ``detail`` is their number: ``"12 tests"``.
+    """
+
+
+@pytest.hookspec
+def pytest_kmt_report(kernel: str, report: pytest.TestReport) -> None:
+    """A phase of a test has ended on ``kernel``: called as it happens, in whatever order.
+
+    ``pytest_runtest_logreport`` follows for the same report when its turn has come in pytest's own order of things.
     """
 
 

@@ -13,7 +13,7 @@ import signal
 import pytest
 
 from kmt import hooks
-from kmt.config import load
+from kmt.config import WORDS, load
 from kmt.errors import KmtError
 from kmt.guest.plugin import SharedPlugin
 from kmt.plugin.session import MatrixPlugin
@@ -33,7 +33,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "or host (this machine's own kernel, no VM); repeatable",
     )
     group.addoption("--kernel-backend", metavar="NAME", help="what runs the kernels (default: qemu)")
-    group.addoption("--kernel-jobs", type=int, metavar="N", help="guests at once (default: by cores and memory)")
+    group.addoption(
+        "--kernel-jobs",
+        type=int,
+        metavar="N",
+        help="processors for guests at once (default: all that this process may use)",
+    )
+    group.addoption(
+        "--kernel-memory-limit", type=int, metavar="MIB", help="memory for all guests at once (default: what is free)"
+    )
+    group.addoption(
+        "--kernel-spread",
+        choices=WORDS["spread"],
+        help="with fewer kernels than jobs, spread one kernel's tests over guests by module or test (default: module)",
+    )
+    group.addoption(
+        "--kernel-fresh",
+        choices=WORDS["fresh"],
+        help="what gets a kernel that nobody has touched: each test, each module, the session (default: session)",
+    )
     group.addoption(
         "--kernel-accel",
         choices=("auto", "kvm", "tcg"),
@@ -44,7 +62,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--kernel-timeout",
         type=int,
         metavar="SECONDS",
-        help="what one kernel may take with hardware virtualisation; scaled under emulation (default: 600)",
+        help="what one guest may take with hardware virtualisation; scaled under emulation (default: 600)",
     )
     group.addoption("--kernel-json", metavar="FILE", help="write the results of every kernel as JSON")
     group.addoption(

@@ -1,7 +1,7 @@
 """(pure) Outcomes of a run as values, and their JSON form (schema in ``docs/results.md``).
 
 Laws: infrastructure lost and test failed are different words; a failing test (1) wins over infrastructure (6),
-which wins over a failed build (7); what was not run is counted, never left out.
+which wins over a failed build (7); what was not run is counted, never left out; stopping a run loses nothing.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class Outcome(StrEnum):
     LOST = "lost"
     PANIC = "panic"
     HANG = "hang"
+    STOPPED = "stopped"
 
 
 INFRASTRUCTURE = frozenset({Outcome.UNAVAILABLE, Outcome.LOST, Outcome.PANIC, Outcome.HANG})
@@ -66,7 +67,11 @@ class KernelResult:
     facts: dict[str, str] = field(default_factory=dict)
     tests: list[TestResult] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
-    """Files of the project that did not travel to the guest, with why."""
+    """Files of the project that did not travel to the guest, with why; artefacts that did not travel back."""
+    guests: int = 0
+    """How many guests its tests were spread over."""
+    not_run: int = 0
+    """Tests that were due when ``-x`` or Ctrl-C stopped the run."""
 
     def counts(self) -> dict[str, int]:
         """Tests by outcome; all four words are always there."""
@@ -79,9 +84,9 @@ class KernelResult:
         return sum(t.outcome == "passed" for t in run), len(run)
 
     def settle(self) -> None:
-        """Turn ``ok`` into ``failed`` where a test failed or could not be set up."""
+        """Turn ``ok`` and ``stopped`` into ``failed`` where a test failed or could not be set up."""
         counts = self.counts()
-        if self.outcome is Outcome.OK and (counts["failed"] or counts["error"]):
+        if self.outcome in (Outcome.OK, Outcome.STOPPED) and (counts["failed"] or counts["error"]):
             self.outcome = Outcome.FAILED
 
 

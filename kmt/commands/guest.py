@@ -23,8 +23,8 @@ from kmt.errors import ConfigError, KmtError, VmNeverStartedError
 from kmt.guest.wire import CHUNK, Kind
 from kmt.kernel import Kernel
 from kmt.run.guest import environment, send_files
-from kmt.run.kernel import fetch
 from kmt.run.link import Link
+from kmt.run.shared import fetch
 from kmt.run.tree import survey, write_tar
 
 BOOT_SECONDS = 30.0

@@ -16,8 +16,9 @@ from pathlib import Path
 from types import FrameType
 
 from kmt import config, proc
+from kmt.backends.base import Machine
 from kmt.commands.words import kernel_patterns, user_path
-from kmt.run.pool import jobs_at_once
+from kmt.run.budget import budget
 
 LIVE = ("-p", "kmt.report.live")
 
@@ -72,7 +73,8 @@ def soak(root: Path, kernels: Sequence[str], *, boots: int, rounds: int) -> int:
     """Boot each kernel ``boots`` times, then attach and take off all programs ``rounds`` times under traffic."""
     chosen = Options(kernels, args=("tests/kernel/test_rounds.py",))
     words = kernel_patterns(kernels) or list(config.load(root).kernels)
-    jobs = jobs_at_once(config.load(root))
+    settings = config.load(root)
+    jobs = budget(settings).guests(Machine(memory_mib=settings.memory))
     booted = _child([sys.executable, "benchmarks/boots.py", f"--boots={boots}", f"--jobs={jobs}", *words], root)
     return merged(booted, _child(command(root, chosen, live=True), root, {"KMT_ROUNDS": str(rounds)}))
 

@@ -20,6 +20,7 @@ from . import hookspecs, probes
 MARKERS = (
     "requires(*features, cpus=1): run only on kernels that have these features; cpus asks for that many processors",
     "host_only: never run this test in a guest",
+    "pristine: run this test in a kernel that nobody has touched, alone",
 )
 
 

@@ -19,8 +19,8 @@ from kmt.errors import AgentError, KmtError, VmError
 from kmt.guest.wire import Kind
 from kmt.matrix import Row
 from kmt.run.guest import ARTIFACTS_DIR, Plan, request, send_files
-from kmt.run.kernel import fetch
 from kmt.run.link import Link
+from kmt.run.shared import fetch
 from kmt.run.tree import survey
 from kmt.runs import Run
 

@@ -15,6 +15,7 @@ import pytest
 
 from kmt.backends.base import Machine
 from kmt.plugin.collect import Found
+from kmt.run.spread import Need
 
 
 def with_kernel(name: str, kernel: str) -> str:
@@ -60,13 +61,14 @@ class KernelItem(pytest.Item):
         """Where the test is in the source."""
         return self._where
 
-    def machine(self, memory_mib: int) -> Machine:
-        """What the test's ``requires`` markers ask of the guest's hardware."""
+    def need(self, memory_mib: int) -> Need:
+        """What the test's ``requires`` and ``pristine`` markers ask of its guest."""
         cpus, compiler = 1, False
         for marker in self.iter_markers("requires"):
             cpus = max(cpus, int(marker.kwargs.get("cpus", 1)))
             compiler = compiler or "clang" in marker.args
-        return Machine(cpus=cpus, memory_mib=memory_mib, compiler=compiler)
+        machine = Machine(cpus=cpus, memory_mib=memory_mib, compiler=compiler)
+        return Need(machine, pristine=self.get_closest_marker("pristine") is not None)
 
     def runtest(self) -> None:
         """Never called: the plugin's loop has guests run it."""

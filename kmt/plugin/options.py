@@ -70,5 +70,7 @@ def coverage(config: pytest.Config) -> dict[str, Any] | None:
 
 def take_coverage(artifacts: Path, root: Path) -> None:
     """Put a guest's coverage data where pytest-cov combines it when the session ends."""
-    for file in artifacts.glob(".coverage.kmt-*"):
-        shutil.copyfile(file, root / file.name)
+    for file in sorted(artifacts.rglob(".coverage.kmt-*")):
+        # Processes of several guests may have one number, and then lie in directories of their own.
+        guest = "".join(f".{part}" for part in file.relative_to(artifacts).parts[:-1])
+        shutil.copyfile(file, root / f"{file.name}{guest}")

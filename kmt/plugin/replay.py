@@ -1,18 +1,19 @@
 """The host's side of a pytest session whose tests run in guests: events in, pytest's own hooks called.
 
-Laws: a test's reports are given to pytest together, when its last phase is in, so that kernels that run at once
-never garble each other's lines; a lost guest's tests are errors of the set-up phase, never failures; ``-x`` and
-Ctrl-C stop the guests, and what is done by then is reported.
+Laws: a test's reports are given to pytest together, and tests in a stable order (``order.py``), whatever the timing
+of guests; ``pytest_kmt_report`` is called at once, for displays. A lost guest's tests are errors of the set-up phase,
+never failures. ``-x`` and Ctrl-C stop all guests at once, and what is done by then is reported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from kmt.plugin.items import KernelItem
+from kmt.plugin.order import InOrder
 from kmt.report import junit
 from kmt.results import KernelResult
 from kmt.run.events import Chatter, Event, Finished, Lost, Progress, Report
@@ -36,6 +37,14 @@ def checked(report: object) -> pytest.TestReport:
     return report
 
 
+class _Done(NamedTuple):
+    """A test that is over: what pytest is given of it."""
+
+    nodeid: str
+    location: Any
+    reports: Sequence[pytest.TestReport]
+
+
 class HostSession:
     """Plays a run's events to pytest."""
 
@@ -43,6 +52,12 @@ class HostSession:
         self._session = session
         self._config = session.config
         self._items: Mapping[tuple[str, str], KernelItem] = {(i.kmt_kernel, i.kmt_id): i for i in items}
+        due: dict[str, list[str]] = {}
+        for item in items:
+            due.setdefault(item.kmt_kernel, []).append(item.kmt_id)
+        self._ordered: InOrder[_Done] = InOrder(due)
+        self._failures = 0
+        self._lines: dict[str, str] = {}
         self._phases: dict[tuple[str, str], list[pytest.TestReport]] = {}
         self._facts: dict[str, KernelResult] = {}
         self._told: set[tuple[str, str]] = set()
@@ -53,24 +68,29 @@ class HostSession:
         try:
             for event in running.events():
                 self._on(event)
-                if self._session.shouldfail or self._session.shouldstop:
+                self._give()
+                if self._enough() or self._session.shouldfail or self._session.shouldstop:
                     break
         except KeyboardInterrupt:
-            self._drain(running, Report, Finished)
+            self._drain(running)
             raise
-        if self._session.shouldfail:
-            self._drain(running, Finished)
-            raise self._session.Failed(self._session.shouldfail)
+        self._drain(running)
+        if self._session.shouldfail or self._enough():
+            raise self._session.Failed(self._session.shouldfail or f"stopping after {self._failures} failures")
         if self._session.shouldstop:
-            self._drain(running, Finished)
             raise self._session.Interrupted(self._session.shouldstop)
 
-    def _drain(self, running: Running, *wanted: type[Report | Finished]) -> None:
-        """Stop the guests; of what is already in take what is ``wanted``, and leave out what was cut off."""
+    def _enough(self) -> bool:
+        """``-x`` and ``--maxfail`` count failures as they happen; pytest itself would when their turn has come."""
+        most = self._config.getoption("maxfail")
+        return bool(most) and self._failures >= most
+
+    def _drain(self, running: Running) -> None:
+        """Stop the guests, if there are any left, and give what is done."""
         running.cancel()
         for event in running.events():
-            if isinstance(event, wanted):
-                self._on(event)
+            self._on(event)
+        self._give()
 
     def _on(self, event: Event) -> None:
         hook = self._config.hook
@@ -79,10 +99,12 @@ class HostSession:
         elif isinstance(event, Report):
             self._report(event)
         elif isinstance(event, Lost):
-            self.lost(event)
+            self._lost(event)
         elif isinstance(event, Chatter):
             self._chatter(event)
         elif isinstance(event, Finished):
+            self._chatter(Chatter(event.kernel, "\n" if self._lines.get(event.kernel) else ""))
+            self._ordered.finished(event.kernel)
             self.results[event.kernel] = event.result
             words = " ".join(w for w in (event.result.outcome, event.result.reason) if w)
             hook.pytest_kmt_progress(kernel=event.kernel, phase="done", detail=words)
@@ -96,18 +118,30 @@ class HostSession:
         try:
             report = checked(self._config.hook.pytest_report_from_serializable(config=self._config, data=data))
         except Exception as error:  # a guest is not to be trusted with the host's session
-            self.lost(Lost(event.kernel, item.kmt_id, f"the guest sent what is no report: {error!r}"))
+            self._lost(Lost(event.kernel, item.kmt_id, f"the guest sent what is no report: {error!r}"))
             return
-        if isinstance(report.longrepr, list):  # a skip's (path, line, reason), as JSON has it; pytest wants a tuple
-            report.longrepr = tuple(report.longrepr)
         report.user_properties.extend(self._where(event.kernel))
         phases = self._phases.setdefault(key, [])
         phases.append(report)
+        self._heard(event.kernel, report)
         if report.when == "teardown":
-            self._give(item.nodeid, item.location, self._phases.pop(key))
+            done = _Done(item.nodeid, item.location, self._phases.pop(key))
+            self._ordered.put(event.kernel, item.kmt_id, done)
 
-    def lost(self, event: Lost) -> None:
-        """Tell pytest of a test that will not be reported by a guest."""
+    def _heard(self, kernel: str, report: pytest.TestReport) -> None:
+        self._failures += bool(report.failed and not hasattr(report, "wasxfail"))
+        self._config.hook.pytest_kmt_report(kernel=kernel, report=report)
+
+    def _lost(self, event: Lost) -> None:
+        done = self._as_lost(event)
+        self._heard(event.kernel, done.reports[0])
+        self._ordered.put(event.kernel, event.id, done)
+
+    def tell(self, event: Lost) -> None:
+        """Tell pytest at once of a test that no guest will speak of."""
+        self._to_pytest(self._as_lost(event))
+
+    def _as_lost(self, event: Lost) -> _Done:
         item = self._items.get((event.kernel, event.id))
         nodeid = item.nodeid if item else f"{event.id} [{event.kernel}]"
         location = item.location if item else (event.id.split("::", 1)[0], None, event.id)
@@ -125,7 +159,7 @@ class HostSession:
         # What it said before its guest was lost is worth more than nothing.
         for before in self._phases.pop((event.kernel, event.id), []):
             report.sections.extend(before.sections)
-        self._give(nodeid, location, [report])
+        return _Done(nodeid, location, [report])
 
     def _once(self, event: Lost) -> str:
         """The whole reason for the first test of a kernel that is lost by it, its first line for the others."""
@@ -134,12 +168,17 @@ class HostSession:
         self._told.add(key)
         return f"{event.kernel}: {text}"
 
-    def _give(self, nodeid: str, location: Any, reports: Sequence[pytest.TestReport]) -> None:
+    def _give(self) -> None:
+        """Give pytest what is in its turn now."""
+        for done in self._ordered.take():
+            self._to_pytest(done)
+
+    def _to_pytest(self, done: _Done) -> None:
         hook = self._config.hook
-        hook.pytest_runtest_logstart(nodeid=nodeid, location=location)
-        for report in reports:
+        hook.pytest_runtest_logstart(nodeid=done.nodeid, location=done.location)
+        for report in done.reports:
             hook.pytest_runtest_logreport(report=report)
-        hook.pytest_runtest_logfinish(nodeid=nodeid, location=location)
+        hook.pytest_runtest_logfinish(nodeid=done.nodeid, location=done.location)
 
     def _where(self, kernel: str) -> list[tuple[str, object]]:
         known = self._facts.get(kernel) or KernelResult(kernel)
@@ -150,8 +189,12 @@ class HostSession:
         self._facts[result.name] = result
 
     def _chatter(self, event: Chatter) -> None:
-        if self._config.get_verbosity() > 1:
-            reporter = self._config.pluginmanager.get_plugin("terminalreporter")
-            if reporter is not None:
-                for line in event.text.splitlines():
-                    reporter.write_line(f"[{event.kernel}] {line}")
+        """With ``-s`` (or ``-vv``) what guests say outside of reports is shown, whole lines only."""
+        if self._config.option.capture != "no" and self._config.get_verbosity() <= 1:
+            return
+        *whole, rest = (self._lines.get(event.kernel, "") + event.text).split("\n")
+        self._lines[event.kernel] = rest
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            for line in whole:
+                reporter.write_line(f"[{event.kernel}] {line}")

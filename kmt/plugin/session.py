@@ -29,10 +29,13 @@ from kmt.plugin.replay import HostSession
 from kmt.report import json as json_report
 from kmt.report import junit, summary
 from kmt.results import KernelResult, Outcome, exit_status
+from kmt.run import durations
+from kmt.run.budget import Budget, budget
 from kmt.run.events import Event, Lost, Progress
 from kmt.run.guest import Plan, environment
-from kmt.run.kernel import Job
-from kmt.run.pool import Running, group_by_machine
+from kmt.run.pool import Running
+from kmt.run.shared import Job
+from kmt.run.spread import Need, guests_each, units
 
 HOST = "host"
 """The word for this machine's own kernel, and the backend that runs it."""
@@ -43,8 +46,11 @@ NOWHERE = ("",)
 def settings(pytest_config: pytest.Config) -> config.Config:
     """``[tool.kmt]`` with the command line's words on top."""
     said = config.load(pytest_config.rootpath)
-    words = {key: pytest_config.getoption(f"--kernel-{key}") for key in ("backend", "jobs", "timeout")}
+    keys = ("backend", "jobs", "memory_limit", "spread", "fresh", "timeout")
+    words = {key: pytest_config.getoption(f"--kernel-{key.replace('_', '-')}") for key in keys}
     changes: dict[str, Any] = {key: word for key, word in words.items() if word is not None}
+    for key, word in changes.items():
+        config.check(key, word)
     return replace(said, **changes)
 
 
@@ -158,11 +164,13 @@ class MatrixPlugin:
 
     def _play(self, session: pytest.Session) -> None:
         items = [item for item in session.items if isinstance(item, KernelItem)]
-        jobs = [job for job in (self._job(row, items) for row in self._rows) if job.groups]
+        ours = budget(self._config)
+        jobs = self._jobs(items, ours)
         properties = {item.kmt_id for item in items if item.is_property}
         playing = HostSession(session, items)
         running = Running(
             jobs,
+            budget=ours,
             config=self._config,
             plan=self._plan(),
             run=self._registered(),
@@ -178,12 +186,22 @@ class MatrixPlugin:
             for job in jobs:
                 take_coverage(self._registered().kernel_dir(job.row.name) / "artifacts", self._config.root)
             self.results = [playing.results[j.row.name] for j in jobs if j.row.name in playing.results]
+            durations.record(self._config.root, self.results)
 
-    def _job(self, row: matrix.Row, items: Sequence[KernelItem]) -> Job:
-        needs: dict[str, Machine] = {
-            item.kmt_id: item.machine(self._config.memory) for item in items if item.kmt_kernel == row.name
-        }
-        return Job(row, self._backend(row), row.name in self._strict, group_by_machine(needs))
+    def _jobs(self, items: Sequence[KernelItem], ours: Budget) -> list[Job]:
+        settings = self._config
+        needs: dict[str, dict[str, Need]] = {}
+        for item in items:
+            needs.setdefault(item.kmt_kernel, {})[item.kmt_id] = item.need(settings.memory)
+        rows = [row for row in self._rows if row.name in needs]
+        seconds = durations.load(settings.root)
+        slots = ours.guests(Machine(memory_mib=settings.memory))
+        jobs = []
+        for row, guests in zip(rows, guests_each(len(rows), slots), strict=True):
+            wanted = needs[row.name]
+            work = units(wanted, fresh=settings.fresh, by=settings.spread, guests=guests, seconds=seconds)
+            jobs.append(Job(row, self._backend(row), row.name in self._strict, tuple(wanted), work))
+        return jobs
 
     def _nowhere_run(self, playing: HostSession) -> None:
         """The law of ``strict_skips`` over a whole matrix."""
@@ -193,7 +211,7 @@ class MatrixPlugin:
             return
         skipped = [{t.id for t in result.tests if t.outcome == "skipped"} for result in ran]
         for nodeid in sorted(set.intersection(*skipped)) if skipped else []:
-            playing.lost(Lost("matrix", nodeid, "skipped everywhere: no kernel of the default matrix can run it"))
+            playing.tell(Lost("matrix", nodeid, "skipped everywhere: no kernel of the default matrix can run it"))
 
     def _registered(self) -> runs.Run:
         if self._run is None:

@@ -54,7 +54,7 @@ def _add(suite: ElementTree.Element, kernels: Sequence[KernelResult], strict: Co
         words = [kernel.release, kernel.accelerator, kernel.outcome.value]
         value = " ".join(w for w in words if w)
         ElementTree.SubElement(shared, "property", name=f"kernel {kernel.name}", value=_clean(value))
-        if kernel.outcome not in (Outcome.OK, Outcome.FAILED):
+        if kernel.outcome not in (Outcome.OK, Outcome.FAILED, Outcome.STOPPED):
             _case(suite, kernel, strict)
 
 

@@ -134,12 +134,9 @@ class LivePlugin:
         self._silence()
         return (yield)
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+    def pytest_kmt_report(self, kernel: str, report: pytest.TestReport) -> None:
         """Count it."""
-        # The host's own words come last; what a guest put before them may be anything.
-        kernel = next((str(p[1]) for p in reversed(report.user_properties) if p[:1] == ("kernel",)), "")
-        if kernel:
-            self._display.report(kernel, report)
+        self._display.report(kernel, report)
 
     def _silence(self) -> None:
         if self._writer is None:

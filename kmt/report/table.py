@@ -26,6 +26,7 @@ _COLOURS = {
     Outcome.LOST: "bold magenta",
     Outcome.PANIC: "bold magenta",
     Outcome.HANG: "bold magenta",
+    Outcome.STOPPED: "yellow",
 }
 
 

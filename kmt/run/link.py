@@ -31,7 +31,9 @@ _TICK = 0.1
 
 
 class CancelledError(KmtError):
-    """The user stopped the run."""
+    """The run was stopped, by a person or by ``-x``: no misfortune of the guest's."""
+
+    outcome = "stopped"
 
 
 class Link:
@@ -165,11 +167,15 @@ class Link:
             if frame.kind is Kind.EXIT:
                 return
 
-    def artifacts(self, dest: Path) -> list[Path]:
-        """Fetch the guest's artefact directory into ``dest``; returns its files. Names cannot leave ``dest``."""
+    def artifacts(self, dest: Path) -> tuple[list[Path], list[str]]:
+        """Fetch the guest's artefact directory into ``dest``, out of which no name can lead.
+
+        Returns its files, and what was not taken, in words.
+        """
         self.send(Kind.ARTIFACTS)
         dest.mkdir(parents=True, exist_ok=True)
         stream = _Receiver(self)
+        left: list[str] = []
         try:
             with tarfile.open(fileobj=stream, mode="r|") as tar:  # type: ignore[call-overload]
                 total = 0
@@ -177,32 +183,54 @@ class Link:
                     total += member.size
                     if total > ARTIFACTS_LIMIT or number > ARTIFACTS_COUNT:
                         raise AgentError(f"the guest's artefacts are over the limit of {ARTIFACTS_LIMIT >> 20} MiB")
-                    _keep(tar, member, dest)
+                    if not _keep(tar, member, dest):
+                        left.append(f"artefact {member.name!r}: {_kind(member)}")
         except (tarfile.TarError, OSError) as error:
             raise AgentError(f"the guest's artefacts are no tar: {error}") from None
         finally:
             stream.drain()
-        return sorted(p for p in dest.rglob("*") if p.is_file())
+        return sorted(p for p in dest.rglob("*") if p.is_file()), left
 
     def goodbye(self) -> None:
         """End the guest kindly."""
         self.send(Kind.BYE)
 
 
-def _keep(tar: tarfile.TarFile, member: tarfile.TarInfo, dest: Path) -> None:
-    """Write a regular file below ``dest``; anything else, and any name that points elsewhere, is not taken.
+def _keep(tar: tarfile.TarFile, member: tarfile.TarInfo, dest: Path) -> bool:
+    """Write a regular file below ``dest``; False for anything else, and for any name that points elsewhere.
 
     By hand, because the extraction filters came with Python 3.11.4 and Debian 12 has 3.11.2.
     """
-    name = PurePosixPath(member.name)
+    if member.isdir():
+        return True
+    target, before = _inside(dest, member.name), _inside(dest, member.linkname)
     # A sparse file of a few bytes may say that it has terabytes.
-    content = tar.extractfile(member) if member.isreg() and not member.issparse() else None
-    if content is None or name.is_absolute() or ".." in name.parts:
-        return
-    target = dest / name
+    if target is None or member.issparse() or not (member.isreg() or member.islnk()):
+        return False
     target.parent.mkdir(parents=True, exist_ok=True)
+    if member.islnk():  # the second name of a file that came before it: a copy, of nothing but what is ours
+        if before is None or not before.is_file():
+            return False
+        if before != target:
+            shutil.copyfile(before, target)
+        return True
+    content = tar.extractfile(member)
+    assert content is not None
     with target.open("wb") as file:
         shutil.copyfileobj(content, file)
+    return True
+
+
+def _inside(dest: Path, name: str) -> Path | None:
+    """Where that name of a tar is below ``dest``; None when it points elsewhere."""
+    path = PurePosixPath(name)
+    return None if path.is_absolute() or ".." in path.parts else dest / path
+
+
+def _kind(member: tarfile.TarInfo) -> str:
+    kinds = {"a symbolic link": member.issym(), "a sparse file": member.issparse(), "a link to nowhere": member.islnk()}
+    fits = [words for words, is_it in kinds.items() if is_it]
+    return f"{fits[0] if fits else 'no regular file, or a name that leads elsewhere'}; it stays in the guest"
 
 
 class _Sender:

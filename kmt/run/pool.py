@@ -1,38 +1,24 @@
-"""The run: several kernels at once under a budget of cores and memory, their events in one stream.
+"""The run: several kernels at once, and several guests of one, under a budget; their events in one stream.
 
-Laws: every job ends in exactly one ``Finished``; leaving the stream early ends all guests. What happens within one
-kernel is ``kernel.py``'s.
+Laws: every job ends in exactly one ``Finished``; leaving the stream early ends all guests. Whose turn it is is
+``budget.py``'s, which tests share a guest ``spread.py``'s, what happens within one kernel ``kernel.py``'s.
 """
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 
-import psutil
-
-from kmt.backends.base import Machine
 from kmt.config import Config
 from kmt.results import KernelResult
+from kmt.run.budget import Budget, Scheduler
 from kmt.run.events import Event, Finished
 from kmt.run.examples import Examples
 from kmt.run.guest import Plan
-from kmt.run.kernel import Job, KernelRun, Shared
+from kmt.run.kernel import KernelRun
+from kmt.run.shared import Job, Shared
 from kmt.runs import Run
-
-MEMORY_OVERHEAD_MIB = 256
-"""What QEMU itself may take beside the guest's memory."""
-
-
-def jobs_at_once(config: Config) -> int:
-    """How many guests this machine carries: the configured number, else by cores and free memory."""
-    if config.jobs:
-        return config.jobs
-    by_memory = (psutil.virtual_memory().available >> 20) // (config.memory + MEMORY_OVERHEAD_MIB)
-    return max(1, min(len(os.sched_getaffinity(0)), by_memory))
 
 
 class Running:
@@ -46,6 +32,7 @@ class Running:
         self,
         jobs: Sequence[Job],
         *,
+        budget: Budget,
         config: Config,
         plan: Plan,
         run: Run,
@@ -54,17 +41,16 @@ class Running:
         events: queue.Queue[Event],
     ) -> None:
         self._events = events
-        examples = Examples(plan.root, len(jobs))
-        self._shared = Shared(config, plan, run, examples, self._events.put, is_property)
-        self._waiting: queue.SimpleQueue[KernelRun] = queue.SimpleQueue()
-        for job in jobs:
-            kernel = KernelRun(job, self._shared)
-            on_result(kernel.result)
-            self._waiting.put(kernel)
+        self._shared = Shared(config, plan, run, Examples(plan.root, len(jobs)), events.put, is_property)
+        scheduler = Scheduler(budget)
+        for number, job in enumerate(jobs):
+            kernel = KernelRun(number, job, self._shared, scheduler)
+            on_result(kernel.account.result)
+            kernel.submit()
         self._left = len(jobs)
         # Daemons, so that a second Ctrl-C need not wait for them: their guests die with this process.
-        count = min(jobs_at_once(config), len(jobs))
-        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(count)]
+        count = min(budget.cpus, sum(max(1, len(job.units)) for job in jobs))
+        self._threads = [threading.Thread(target=scheduler.work, daemon=True) for _ in range(count)]
 
     def __enter__(self) -> Running:
         for thread in self._threads:
@@ -78,17 +64,8 @@ class Running:
             for thread in self._threads:
                 thread.join()
 
-    def _work(self) -> None:
-        # Guests die with the thread that started them (PR_SET_PDEATHSIG), so a job keeps to one thread.
-        while True:
-            try:
-                kernel = self._waiting.get_nowait()
-            except queue.Empty:
-                return
-            kernel.run()
-
     def cancel(self) -> None:
-        """Stop all guests; what was not done ends as lost. ``events`` goes on to give those."""
+        """Stop all guests; ``events`` goes on to give each kernel's last words."""
         self._shared.cancel.set()
 
     def events(self) -> Iterator[Event]:
@@ -97,16 +74,3 @@ class Running:
             event = self._events.get()
             self._left -= isinstance(event, Finished)
             yield event
-
-
-def group_by_machine(needs: Mapping[str, Machine]) -> tuple[tuple[Machine, tuple[str, ...]], ...]:
-    """Ids by the machine they ask for, fewest processors first, otherwise in the order given.
-
-    The compiler is a disk that hurts nobody, and another boot would cost more: if one test wants it, all have it.
-    """
-    compiler = any(machine.compiler for machine in needs.values())
-    groups: dict[Machine, list[str]] = {}
-    for nodeid, machine in needs.items():
-        groups.setdefault(replace(machine, compiler=compiler), []).append(nodeid)
-    ordered = sorted(groups.items(), key=lambda group: group[0].cpus)
-    return tuple((machine, tuple(ids)) for machine, ids in ordered)

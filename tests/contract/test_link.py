@@ -16,8 +16,8 @@ from kmt.deadline import Deadline
 from kmt.errors import AgentError, VmLostError, VmTimedOutError
 from kmt.guest.wire import Kind
 from kmt.matrix import Row
-from kmt.run.kernel import fetch
 from kmt.run.link import CancelledError, Link
+from kmt.run.shared import fetch
 from kmt.run.tree import survey, write_tar
 
 pytestmark = pytest.mark.host_only
@@ -155,7 +155,8 @@ def test_artifacts_come_back(guest, tmp_path):
     room = vm.console.parent / "guest"
     (room / "deep").mkdir()
     (room / "deep" / "core.1").write_bytes(b"x" * 3_000_000)
-    (found,) = link.artifacts(tmp_path / "got")
+    (found,), left = link.artifacts(tmp_path / "got")
+    assert left == []
     assert found.relative_to(tmp_path / "got").as_posix() == "deep/core.1"
     assert found.stat().st_size == 3_000_000
 
@@ -174,8 +175,44 @@ def test_artifacts_cannot_leave_their_directory(guest, tmp_path, monkeypatch):
         return member
 
     monkeypatch.setattr(tarfile.TarInfo, "frombuf", staticmethod(hostile))
-    assert link.artifacts(tmp_path / "a" / "b") == []
+    files, left = link.artifacts(tmp_path / "a" / "b")
+    assert files == []
     assert not (tmp_path / "escaped").exists()
+    assert ["symbolic link" in words for words in sorted(left)] == [False, True]
+
+
+def test_a_file_of_two_names_comes_back_twice(guest, tmp_path):
+    link, vm, _ = guest
+    room = vm.console.parent / "guest"
+    (room / "deep").mkdir()
+    (room / "deep" / "one").write_text("said once")
+    (room / "two").hardlink_to(room / "deep" / "one")
+    files, left = link.artifacts(tmp_path / "got")
+    assert [(f.relative_to(tmp_path / "got").as_posix(), f.read_text()) for f in files] == [
+        ("deep/one", "said once"),
+        ("two", "said once"),
+    ]
+    assert left == []
+
+
+def test_a_second_name_for_a_file_of_this_machine_is_not_taken(guest, tmp_path, monkeypatch):
+    link, vm, _ = guest
+    room = vm.console.parent / "guest"
+    (room / "one").write_text("x")
+    (room / "two").hardlink_to(room / "one")
+    before = tarfile.TarInfo.frombuf
+    (tmp_path / "secret").write_text("not yours")
+
+    def hostile(buf, encoding, errors):
+        member = before(buf, encoding, errors)
+        if member.islnk():
+            member.linkname = str(tmp_path / "secret")
+        return member
+
+    monkeypatch.setattr(tarfile.TarInfo, "frombuf", staticmethod(hostile))
+    (file,), left = link.artifacts(tmp_path / "got")
+    assert file.read_text() == "x"
+    assert "stays in the guest" in left[0]
 
 
 def test_an_agent_that_dies_is_lost(guest):

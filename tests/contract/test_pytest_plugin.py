@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -45,34 +44,8 @@ TESTS = """
 """
 
 
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A project of somebody else's in a directory with a space; ``run`` starts a real pytest in it."""
-    root = tmp_path / "their project"
-    root.mkdir()
-    monkeypatch.setenv("KMT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("KMT_GUEST", raising=False)
-    (root / "pyproject.toml").write_text("[tool.pytest.ini_options]\ntestpaths = ['.']\n")
-    return Project(root)
-
-
-class Project:
-    def __init__(self, root):
-        self.root = root
-
-    def write(self, text=TESTS, name="test_theirs.py"):
-        (self.root / name).write_text(textwrap.dedent(text))
-
-    def command(self, *words):
-        return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words]
-
-    def run(self, *words, kernel="host"):
-        words = (*words, "--kernel", kernel) if kernel else words
-        return subprocess.run(self.command(*words), cwd=self.root, capture_output=True, text=True, timeout=120)
-
-
 def test_outcomes_are_pytests_own(project):
-    project.write()
+    project.write(TESTS)
     done = project.run("-v", "--durations=1")
     assert done.returncode == 1
     assert "1 failed, 4 passed, 1 error" in done.stdout
@@ -84,7 +57,7 @@ def test_outcomes_are_pytests_own(project):
 
 
 def test_ids_have_kernels_in_them_and_collecting_boots_nothing(project, tmp_path):
-    project.write()
+    project.write(TESTS)
     done = project.run("--co", "-q", kernel="5.10,host,7.3")
     assert "test_theirs.py::test_letters[a-5.10]" in done.stdout
     assert "test_theirs.py::TestClass::test_fails[7.3]" in done.stdout
@@ -104,12 +77,12 @@ def test_ids_have_kernels_in_them_and_collecting_boots_nothing(project, tmp_path
     ],
 )
 def test_selection_works_as_ever(project, words, summary):
-    project.write()
+    project.write(TESTS)
     assert summary in project.run(*words).stdout
 
 
 def test_last_failed_runs_just_those(project):
-    project.write()
+    project.write(TESTS)
     cache = ("-p", "cacheprovider")
     subprocess.run([sys.executable, "-m", "pytest", "--kernel", "host"], cwd=project.root, capture_output=True)
     done = subprocess.run(
@@ -121,7 +94,7 @@ def test_last_failed_runs_just_those(project):
 
 
 def test_junit_and_json_tell_kernel_by_kernel(project):
-    project.write()
+    project.write(TESTS)
     done = project.run("--junitxml=out.xml", "--kernel-json=out.json")
     results = json.loads((project.root / "out.json").read_text())
     assert results["schema"] == 1
@@ -137,7 +110,7 @@ def test_junit_and_json_tell_kernel_by_kernel(project):
 
 
 def test_host_only_tests_and_files_outside_the_globs_are_deselected_and_counted(project):
-    project.write()
+    project.write(TESTS)
     project.write("import pytest\n@pytest.mark.host_only\ndef test_here(): pass\n", "test_host.py")
     project.write("def test_elsewhere(): pass\n", "test_other.py")
     with (project.root / "pyproject.toml").open("a") as file:
@@ -160,7 +133,7 @@ def test_without_kernel_tests_run_on_the_host(project):
     ],
 )
 def test_what_cannot_be_is_one_clear_line(project, words, said):
-    project.write()
+    project.write(TESTS)
     done = project.run(*words)
     assert done.returncode == 4
     (line,) = [line for line in done.stderr.splitlines() if said in line]
@@ -317,7 +290,7 @@ def test_ctrl_c_stops_cleanly_and_reports_what_is_done(project):
     said, status = interrupted(project, times=1)
     assert status == 2
     assert "1 passed" in said
-    assert "stopped" in said
+    assert "host: stopped: the run was stopped; tests that did not run: 1" in said
     assert not leftovers(project)
 
 
@@ -343,7 +316,7 @@ def leftovers(project):
 
 
 def test_output_that_is_not_a_terminals_has_no_escapes(project):
-    project.write()
+    project.write(TESTS)
     assert "\x1b" not in project.run().stdout
 
 

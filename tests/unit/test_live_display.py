@@ -10,7 +10,7 @@ import pytest
 CONFTEST = """
 import pytest, time
 from kmt import hooks
-from kmt.report import junit, summary
+from kmt.report import summary
 from kmt.results import KernelResult
 
 def pytest_addoption(parser): parser.addoption("--kernel", action="append")
@@ -32,8 +32,9 @@ def pytest_runtestloop(session):
     session.config.hook.pytest_kmt_finished(results=[KernelResult("6.1")])
     return result
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_makereport(item): item.user_properties[:] = junit.properties(KernelResult("6.1"))
+def pytest_runtest_logreport(report): CONFIG[0].hook.pytest_kmt_report(kernel="6.1", report=report)
+CONFIG = []
+def pytest_configure(config): CONFIG.append(config)
 
 def pytest_terminal_summary(terminalreporter): summary.write(terminalreporter, [KernelResult("6.1")], [])
 """

@@ -29,6 +29,9 @@ SETUP = ("error", False)
         ([kernel("unavailable", name="7.3")], 0, [], 6),
         ([kernel("lost", LOST)], 2, [], 2),
         ([kernel()], 5, [], 5),
+        ([kernel("failed", FAILED), kernel("stopped")], 1, [], 1),
+        ([kernel("panic", LOST), kernel("stopped")], 1, [], 6),
+        ([kernel("stopped")], 2, [], 2),
     ],
 )
 def test_the_exit_status_says_what_counts_most(kernels, pytest_status, strict, wanted):
@@ -40,3 +43,10 @@ def test_an_ok_kernel_with_a_failed_test_has_failed_and_a_lost_one_stays_lost():
     failed.settle()
     lost.settle()
     assert (failed.outcome, lost.outcome) == (Outcome.FAILED, Outcome.PANIC)
+
+
+def test_a_kernel_that_was_cut_off_is_stopped_unless_a_test_of_it_had_failed_by_then():
+    stopped, failed = kernel("stopped", ("passed", False)), kernel("stopped", FAILED)
+    stopped.settle()
+    failed.settle()
+    assert (stopped.outcome, failed.outcome) == (Outcome.STOPPED, Outcome.FAILED)

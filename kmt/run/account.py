@@ -1,0 +1,169 @@
+"""The accounts of one kernel, kept by all of its guests at once: its result, what is done, how far it is.
+
+Laws: a test is entered once, however many guests speak of it; a guest that dies costs only its own tests, and the
+kernel's outcome says so; of several misfortunes the gravest counts; a kernel that was only cut off is ``stopped``.
+"""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kmt.backends.base import Vm
+from kmt.errors import KmtError
+from kmt.hooks import PHASES
+from kmt.results import KernelResult, Outcome
+from kmt.run import artifacts
+from kmt.run.events import Event, Finished, Lost, Progress, Report
+from kmt.run.ledger import Ledger
+from kmt.run.link import CancelledError
+from kmt.run.shared import Job, Shared
+
+_GRAVITY = (Outcome.PANIC, Outcome.HANG, Outcome.LOST, Outcome.BUILD, Outcome.UNAVAILABLE, Outcome.STOPPED)
+
+
+class InternalError(KmtError):
+    """A bug of ours, as the kernel that met it tells of it."""
+
+    @classmethod
+    def of(cls, error: Exception) -> InternalError:
+        """Call it where the error is being handled."""
+        return cls(f"internal error: {type(error).__name__}: {error}", hint=traceback.format_exc())
+
+
+@dataclass(frozen=True)
+class Misfortune:
+    """Why a guest did not get done; ``number`` is the guest's, 0 where there was none."""
+
+    number: int
+    outcome: Outcome
+    reason: str
+    hint: str
+    console: str
+
+
+class Account:
+    """Thread-safe: each guest's thread enters what happens in it."""
+
+    def __init__(self, job: Job, shared: Shared) -> None:
+        self._job, self._shared = job, shared
+        self.name = job.row.name
+        self.directory = shared.run.kernel_dir(self.name)
+        self.result = KernelResult(self.name, backend=job.backend.name, simulated=job.backend.simulated)
+        self._ledger = Ledger(self.result)
+        self._done: set[str] = set()
+        self._misfortunes: list[Misfortune] = []
+        self._phase = -1
+        self._mutex = threading.RLock()
+
+    def emit(self, event: Event) -> None:
+        """Enter an event and pass it on."""
+        with self._mutex:
+            if isinstance(event, Lost):
+                if event.id in self._done:  # several guests collect the same file
+                    return
+                self._done.add(event.id)
+                self._ledger.lost(event.id, event.reason, event.outcome)
+            elif isinstance(event, Report):
+                nodeid = str(event.data.get("nodeid"))
+                self._ledger.report(event.data, is_property=self._shared.is_property(nodeid))
+                if event.data.get("when") == "teardown":
+                    self._done.add(nodeid)
+        self._shared.emit(event)
+
+    def phase(self, phase: str, detail: str = "") -> None:
+        """The kernel got that far; what an earlier guest of it has passed is not said again."""
+        if self._shared.cancel.is_set():
+            raise CancelledError("stopped")
+        with self._mutex:
+            if PHASES.index(phase) < self._phase:
+                return
+            self._phase = PHASES.index(phase)
+            self._shared.run.update(self.name, phase=phase, detail=detail)
+            self._shared.emit(Progress(self.name, phase, detail))
+
+    def new_guest(self) -> tuple[int, Path]:
+        """The next guest's number and its own directory; the first one's is the kernel's."""
+        with self._mutex:
+            self.result.guests += 1
+            number = self.result.guests
+        directory = self.directory if number == 1 else self.directory / f"guest-{number}"
+        directory.mkdir(exist_ok=True)
+        return number, directory
+
+    def started(self, number: int, vm: Vm) -> None:
+        """A guest's machine runs."""
+        with self._mutex:
+            self.result.accelerator = vm.accelerator
+            if number == 1:
+                self.result.console = str(vm.console)
+            self._shared.run.update(self.name, console=vm.console, vm_pid=vm.pid)
+
+    def answered(self, seconds: float) -> None:
+        """A guest's agent spoke, so long after its start."""
+        with self._mutex:
+            self.result.boot_seconds = self.result.boot_seconds or round(seconds, 3)
+
+    def remark(self, *words: str) -> None:
+        """Something that people should know and that changes no outcome."""
+        with self._mutex:
+            self.result.left_out += [word for word in words if word not in self.result.left_out]
+
+    def keep(self, incoming: Path, number: int) -> None:
+        """Put what a guest left among the kernel's artefacts."""
+        with self._mutex:
+            artifacts.keep(incoming, self.directory / "artifacts", number)
+
+    def misfortune(self, error: KmtError, ids: Collection[str], *, number: int = 0, console: str = "") -> None:
+        """A guest (or, with ``number`` 0, the kernel itself) will not get done; ``ids`` were its tests."""
+        with self._mutex:
+            met = Misfortune(number, Outcome(error.outcome), error.message, error.hint, console)
+            self._misfortunes.append(met)
+            left = [nodeid for nodeid in ids if nodeid not in self._done]
+        if met.outcome is Outcome.STOPPED:
+            return
+        tolerated = met.outcome is Outcome.UNAVAILABLE and not self._job.strict
+        for nodeid in left:
+            self.emit(Lost(self.name, nodeid, met.reason, "skipped" if tolerated else "error"))
+
+    def close(self, seconds: float) -> None:
+        """Settle the outcome and say that the kernel is finished."""
+        with self._mutex:
+            result = self.result
+            result.seconds = round(seconds, 3)
+            left = [nodeid for nodeid in self._job.ids if nodeid not in self._done]
+            if self._stopped():
+                result.not_run = len(left)
+            else:
+                for nodeid in left:
+                    self.emit(Lost(self.name, nodeid, "the run ended before it"))
+            self._judge()
+            place = {nodeid: number for number, nodeid in enumerate(self._job.ids)}
+            result.tests.sort(key=lambda test: (place.get(test.id, len(place)), test.id))
+            result.settle()
+        self._shared.examples.finished(self.name)
+        self._shared.run.update(self.name, phase="done", outcome=result.outcome)
+        self._shared.emit(Finished(self.name, result))
+
+    def _stopped(self) -> bool:
+        return any(met.outcome is Outcome.STOPPED for met in self._misfortunes)
+
+    def _judge(self) -> None:
+        if not self._misfortunes:
+            return
+        worst = min(self._misfortunes, key=lambda met: (_GRAVITY.index(met.outcome), met.number))
+        result = self.result
+        result.outcome, result.reason, result.hint = worst.outcome, worst.reason, worst.hint
+        result.console = worst.console or result.console
+        if worst.outcome is Outcome.STOPPED:
+            result.reason = f"the run was stopped; tests that did not run: {result.not_run}"
+        elif worst.number and result.guests > 1:
+            result.reason = f"{_share(self._misfortunes, result.guests)}: {worst.reason}"
+
+
+def _share(met: Sequence[Misfortune], guests: int) -> str:
+    dead = sum(one.number > 0 and one.outcome is not Outcome.STOPPED for one in met)
+    return f"{dead} of {guests} guests"

@@ -1,0 +1,86 @@
+"""What the kernels of a run have in common; what is made once is made by whoever needs it first."""
+
+from __future__ import annotations
+
+import platform
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kmt import archive
+from kmt.backends.base import Backend
+from kmt.config import Config
+from kmt.errors import KmtError
+from kmt.kernel import Kernel
+from kmt.matrix import Row
+from kmt.run.events import Event
+from kmt.run.examples import Examples
+from kmt.run.guest import Plan
+from kmt.run.spread import Unit
+from kmt.run.tree import Tree, survey
+from kmt.runs import Run
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one kernel has to run. ``ids`` are all of its tests in the order in which they are to be shown.
+
+    ``strict``: that its row is unavailable is an error, not a skip.
+    """
+
+    row: Row
+    backend: Backend
+    strict: bool
+    ids: tuple[str, ...]
+    units: tuple[Unit, ...]
+
+
+class Shared:
+    """Thread-safe."""
+
+    def __init__(
+        self,
+        config: Config,
+        plan: Plan,
+        run: Run,
+        examples: Examples,
+        emit: Callable[[Event], None],
+        is_property: Callable[[str], bool],
+    ) -> None:
+        self.config, self.plan, self.run = config, plan, run
+        self.examples, self.emit, self.is_property = examples, emit, is_property
+        self.cancel = threading.Event()
+        self._once = threading.Lock()
+        self._objects: list[Path | KmtError] = []
+        self._tree: Tree | None = None
+
+    def objects(self) -> Path | None:
+        """The project's eBPF objects, built once; a failure is every kernel's. None without sources."""
+        if not self.config.sources:
+            return None
+        with self._once:
+            if not self._objects:
+                from kmt import build
+
+                try:
+                    self._objects.append(build.build(self.config).dir)
+                except KmtError as error:
+                    self._objects.append(error)
+        made = self._objects[0]
+        if isinstance(made, KmtError):
+            raise made
+        return made
+
+    def tree(self) -> Tree:
+        """The project's files that travel, surveyed once."""
+        with self._once:
+            self._tree = self._tree or survey(self.plan.root, self.config.file_limit)
+        return self._tree
+
+
+def fetch(row: Row, backend: Backend, config: Config, progress: archive.Progress) -> Kernel:
+    """The row's kernel; for backends that share this machine's files it is the running one: nothing to fetch."""
+    if backend.shares_files:
+        return Kernel(row.name, platform.release(), Path("/"), None, None, (), None, digest="", origin="this machine")
+    return archive.prepare(row, config=config, progress=progress)

@@ -1,0 +1,33 @@
+"""A project of somebody else's, in which real pytest sessions are started."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project of somebody else's in a directory with a space; ``run`` starts a real pytest in it."""
+    root = tmp_path / "their project"
+    root.mkdir()
+    monkeypatch.setenv("KMT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("KMT_GUEST", raising=False)
+    (root / "pyproject.toml").write_text("[tool.pytest.ini_options]\ntestpaths = ['.']\n")
+    return Project(root)
+
+
+class Project:
+    def __init__(self, root):
+        self.root = root
+
+    def write(self, text, name="test_theirs.py"):
+        (self.root / name).write_text(textwrap.dedent(text))
+
+    def command(self, *words):
+        return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words]
+
+    def run(self, *words, kernel="host"):
+        words = (*words, "--kernel", kernel) if kernel else words
+        return subprocess.run(self.command(*words), cwd=self.root, capture_output=True, text=True, timeout=120)
