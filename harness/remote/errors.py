@@ -47,3 +47,11 @@ class TargetError(RemoteError):
 
 class ConfigError(RemoteError):
     """A configuration whose bytes are as signed and whose content makes no sense to the part that consumes it."""
+
+
+class StoreError(HarnessError):
+    """What is kept on disk cannot be written, or cannot be trusted."""
+
+
+class TamperedError(StoreError):
+    """What is kept on disk is not what was written there: nothing is taken from it."""

@@ -9,6 +9,8 @@ Laws:
   that the targets list; the products returned are exactly those with a file added, changed or removed;
 - verified: what the docstring of ``tuf`` says, and a targets version never falls below the last accepted one, unless
   a root of the update changed the keys that sign targets (recovery from a fast-forward); an equal one is accepted;
+- a state made from what another kept (``kept``, ``restored``) trusts the same root, refuses the same old targets, and
+  holds no file; what was kept is verified again, dates apart, which are for the next update to look at;
 - unverified: signatures, roots and dates are ignored, all that concerns paths and files is not;
 - an apply status survives as long as the file's content does; the status of an unknown path is not kept;
 - the backend's opaque state is replaced whenever the targets have a ``custom`` member, and kept otherwise.
@@ -99,6 +101,15 @@ class Change(NamedTuple):
     products: frozenset[str]
 
 
+class Kept(NamedTuple):
+    """What a client must remember, or a restart would let a server roll it back."""
+
+    roots: tuple[bytes, ...]
+    """All roots up to the one in force, from the one the client was born with."""
+    targets: bytes = b""
+    """The last accepted targets; empty before any."""
+
+
 @dataclass(frozen=True)
 class State:
     """A verified (``trusted`` is a root) or unverified (it is None) state. Make one with the class methods."""
@@ -106,6 +117,11 @@ class State:
     trusted: tuf.TrustedRoot | None
     unverified_root_version: int = 1
     targets_version: int = 0
+    """Version of the targets that ``configs`` are listed in; 0 before any."""
+    targets: bytes = field(default=b"", repr=False)
+    """The last accepted targets, as received."""
+    oldest_targets: int = 0
+    """No targets below this version are accepted from the same keys."""
     opaque: bytes = b""
     """The backend's own state, sent back with every request."""
     configs: Mapping[str, Config] = field(default_factory=lambda: MappingProxyType({}))
@@ -121,6 +137,27 @@ class State:
     def unverified(cls, *, products: frozenset[str] = PRODUCTS) -> State:
         """A state that believes whatever the channel delivers."""
         return cls(None, products=products)
+
+    @classmethod
+    def restored(cls, root: bytes, kept: Kept, *, products: frozenset[str] = PRODUCTS) -> State:
+        """A state that trusts ``root`` and goes on where another stopped.
+
+        A ``root`` newer than those kept takes over; if other keys sign targets in it, the kept ones say nothing more.
+        """
+        trusted, last = tuf.load_root(root), tuf.load_root(kept.roots[-1])
+        newer = trusted.version > last.version
+        if not newer:
+            for first in range(0, len(kept.roots), tuf.MAX_ROOTS):
+                trusted = last = tuf.extend(trusted, kept.roots[first : first + tuf.MAX_ROOTS]).trusted
+        if not kept.targets or (newer and trusted.targets_keys != last.targets_keys):
+            return cls(trusted, products=products)
+        oldest = tuf.read_targets(kept.targets, last, None).version
+        return cls(trusted, targets=kept.targets, oldest_targets=oldest, products=products)
+
+    @property
+    def kept(self) -> Kept | None:
+        """What is to be kept of it; None of an unverified state."""
+        return None if self.trusted is None else Kept(self.trusted.chain, self.targets)
 
     @property
     def root_version(self) -> int:
@@ -161,6 +198,8 @@ class State:
             trusted=trusted,
             unverified_root_version=self._unverified_root(update),
             targets_version=targets.version,
+            targets=b"" if trusted is None else update.targets,
+            oldest_targets=targets.version,
             opaque=self.opaque if targets.custom is None else _opaque(targets.custom),
             configs=MappingProxyType(configs),
         )
@@ -173,9 +212,9 @@ class State:
         chain = tuf.extend(self.trusted, update.roots)
         tuf.check_in_force(chain.trusted, now)
         targets = tuf.read_targets(update.targets, chain.trusted, now)
-        if targets.version < self.targets_version and not chain.rotated:
+        if targets.version < self.oldest_targets and not chain.rotated:
             raise RollbackError(
-                f"targets {targets.version} are older than targets {self.targets_version} by the same keys"
+                f"targets {targets.version} are older than targets {self.oldest_targets} by the same keys"
             )
         return chain.trusted, targets
 

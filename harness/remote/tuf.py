@@ -19,7 +19,7 @@ names its key by the key's hash although the root lists it under another id. Del
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -57,6 +57,13 @@ class TrustedRoot:
     raw: bytes
     root: Root
     expires: datetime
+    earlier: tuple[bytes, ...] = ()
+    """The roots that led to it, from the one a client was born with."""
+
+    @property
+    def chain(self) -> tuple[bytes, ...]:
+        """All roots up to and with this one."""
+        return (*self.earlier, self.raw)
 
     @property
     def version(self) -> int:
@@ -107,7 +114,7 @@ def extend(trusted: TrustedRoot, roots: Sequence[bytes]) -> Chain:
         _check_threshold(trusted.root, "root", envelope, f"root {version}, by the keys of root {version - 1},")
         _check_threshold(following.root, "root", envelope, f"root {version}, by its own keys,")
         rotated = rotated or following.targets_keys != trusted.targets_keys
-        trusted = following
+        trusted = replace(following, earlier=trusted.chain)
     return Chain(trusted, rotated)
 
 
@@ -116,13 +123,14 @@ def check_in_force(trusted: TrustedRoot, now: datetime) -> None:
     _check_unexpired(f"root {trusted.version}", trusted.expires, now)
 
 
-def read_targets(raw: bytes, trusted: TrustedRoot, now: datetime) -> SignedTargets:
-    """Targets signed by enough of the root's keys and not expired."""
+def read_targets(raw: bytes, trusted: TrustedRoot, now: datetime | None) -> SignedTargets:
+    """Targets signed by enough of the root's keys and, at ``now``, not expired."""
     envelope = metadata.open_metadata(raw, MAX_TARGETS, "targets")
     _check_threshold(trusted.root, "targets", envelope, "the targets")
     expires = metadata.expiry_of(envelope.signed, "targets")
     targets = _entries(envelope.signed, expires)
-    _check_unexpired(f"targets {targets.version}", expires, now)
+    if now is not None:
+        _check_unexpired(f"targets {targets.version}", expires, now)
     return targets
 
 
