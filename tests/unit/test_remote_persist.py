@@ -53,9 +53,8 @@ def test_another_root_to_begin_with(tmp_path: Path) -> None:
     server.rotate(root=("root-1",))
     with StateFile(tmp_path) as file:
         file.save(up_to_date(server))
-        for other in (Server(root_keys=("other",)), Server(targets_keys=("other",))):
-            with pytest.raises(TamperedError, match="does not follow from the client's own root"):
-                file.load(other.roots[0])
+        with pytest.raises(TamperedError, match="does not follow from the client's own root"):
+            file.load(Server(root_keys=("other",)).roots[0])
 
 
 def test_targets_that_the_kept_roots_did_not_sign(tmp_path: Path) -> None:
