@@ -33,5 +33,19 @@ class AlreadyStoppedError(WatcherError):
     """The registry has been cleared, which is for good."""
 
 
+class NoRuleMatchedError(WatcherError):
+    """A process that was to be attached has no file that a rule asks for."""
+
+
+class AttachError(WatcherError):
+    """Of a process that was to be attached, ``attached`` files were, and the others failed with ``errors``."""
+
+    def __init__(self, pid: int, attached: int, errors: list[Exception]) -> None:
+        whole = f"{attached} files of process {pid} attached" if attached else f"nothing of process {pid} attached"
+        super().__init__(f"{whole}, {len(errors)} failed: {'; '.join(str(e) or type(e).__name__ for e in errors)}")
+        self.attached = attached
+        self.errors = errors
+
+
 class PidNotRegisteredError(WatcherError):
     """The process holds no registered file."""

@@ -14,7 +14,9 @@ file. Further laws:
 
 from __future__ import annotations
 
+import functools
 import logging
+from collections.abc import Callable
 from threading import Lock
 from typing import NamedTuple
 
@@ -26,6 +28,11 @@ from harness.watcher.registry_core import Core, Epoch, Phase, Registration
 from harness.watcher.rules import Callback
 
 __all__ = ["FileRegistry", "Registration", "TracedFile"]
+
+Runner = Callable[[Callable[[], None]], bool]
+"""Has a job run by another thread; False if it does not take it (then it is run here)."""
+Registered = tuple[str, Callback, Callback]
+"""A file's path, as its first process names it, and its callbacks."""
 
 _log = logging.getLogger(__name__)
 _GONE = (FileNotFoundError, NotADirectoryError, ProcessLookupError)
@@ -56,35 +63,57 @@ class FileRegistry:
         self._lock = Lock()
         self._core = Core(program, self.blocklist, metrics)
 
-    def register(self, path: str, pid: int, activate: Callback | None, deactivate: Callback | None) -> Registration:
+    def register(
+        self,
+        path: str,
+        pid: int,
+        activate: Callback | None,
+        deactivate: Callback | None,
+        *,
+        seen_at: str = "",
+        run: Runner | None = None,
+    ) -> Registration:
         """Count process ``pid`` as a holder of ``path``, as it names it; the first holder's call runs ``activate``.
 
-        Raises what the module says. The callbacks of a file are those of the call that began its epoch.
+        Raises what the module says. The callbacks of a file are those of the call that began its epoch. ``seen_at``:
+        where the host sees the file, if not at the path through the process's root. ``run``: who runs the callbacks;
+        a registration that begins an epoch is then PENDING, and what its activation raises is only counted.
         """
         if activate is None or deactivate is None:
             raise CallbackMissingError(f"{path}: a registration needs both an activation and a deactivation")
-        where = host_path(self._proc_root, pid, path)
-        file = FilePath(PathIdentifier.of_file(where), where, pid)
+        where = seen_at or host_path(self._proc_root, pid, path)
+        id = PathIdentifier.of_file(where)
         with self._lock:
-            came_to = self._core.register(file, path, activate, deactivate)
+            if self._core.share(id, pid):
+                return Registration.ALREADY_REGISTERED
+            came_to = self._core.register(FilePath(id, where, pid), path, activate, deactivate)
         if isinstance(came_to, Registration):
             return came_to
-        error = self._drive(came_to)
-        if error is not None:
+        epoch = came_to
+        if run is not None and run(functools.partial(self._drive_all, [epoch])):
+            return Registration.PENDING
+        error = self._drive(epoch)
+        if error is not None and run is None:
             raise error
         return Registration.REGISTERED
 
-    def unregister(self, pid: int) -> None:
+    def unregister(self, pid: int, *, run: Runner | None = None) -> None:
         """Forget a process; files it was the last holder of are deactivated. A callback's error is only counted."""
         with self._lock:
             leaving = self._core.unregister(pid)
-        self._drive_all(leaving)
+        self._drive_all(leaving, run)
 
-    def clear(self) -> None:
+    def release(self, keep: Callable[[Registered], bool], *, run: Runner | None = None) -> None:
+        """Forget every file for which ``keep`` (called under the lock: it must not call back) does not say True."""
+        with self._lock:
+            leaving = self._core.release(lambda epoch: keep((epoch.sample_path, epoch.activate, epoch.deactivate)))
+        self._drive_all(leaving, run)
+
+    def clear(self, *, run: Runner | None = None) -> None:
         """Deactivate everything and stop for good; the second time nothing happens."""
         with self._lock:
             leaving = self._core.clear()
-        self._drive_all(leaving)
+        self._drive_all(leaving, run)
 
     def registered_processes(self) -> set[int]:
         """The processes that hold a file now."""
@@ -101,14 +130,21 @@ class FileRegistry:
             ]
 
     @property
+    def stopped(self) -> bool:
+        """Has it been cleared?"""
+        return self._core.stopped
+
+    @property
     def in_flight(self) -> int:
         """Callbacks that are due or running."""
         return self._core.in_flight
 
-    def _drive_all(self, epochs: list[Epoch]) -> None:
+    def _drive_all(self, epochs: list[Epoch], run: Runner | None = None) -> None:
         """Drive every one of them, whatever comes out of the others; then raise the first that is no ``Exception``."""
         fatal: BaseException | None = None
         for epoch in epochs:
+            if run is not None and run(functools.partial(self._drive_all, [epoch])):
+                continue
             try:
                 self._drive(epoch)
             except BaseException as error:

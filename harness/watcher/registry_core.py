@@ -5,7 +5,9 @@ LEAVING while the callback of that name is due or running, ACTIVE between them. 
 a process that registers a file in ACTIVATING shares its fate; one that comes in LEAVING is put into the next epoch,
 which begins when the deactivation is done; an epoch whose last process has gone before its activation is done is
 deactivated right after. Where an activation finds its file gone (it was seen through a process that has ended) and
-others had joined, their next epoch begins after the clean-up. Laws, over any interleaving of events:
+others had joined, their next epoch begins after the clean-up. An epoch that is released before it is active is doomed:
+it is deactivated right after its activation, whose failure blocks nothing, and who comes meanwhile is in the next one.
+Laws, over any interleaving of events:
 
 - a file's callbacks never overlap; each epoch has exactly one activation and exactly one deactivation, failed ones
   included;
@@ -18,6 +20,7 @@ Not thread-safe: the shell (``registry``) calls every method under its lock and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
@@ -62,6 +65,8 @@ class Epoch:
     joined: dict[int, FilePath] = field(default_factory=dict)
     """How those see the file who came before it was active."""
     next: Epoch | None = None
+    doomed: bool = False
+    """Released before it was active: who comes now gets an epoch of his own."""
 
 
 class Core:
@@ -85,16 +90,34 @@ class Core:
         self._unregistered = group.counter("unregistered")
         self._unregister_failed_cb = group.counter("unregister_failed_cb")
 
+    def share(self, id: PathIdentifier, pid: int) -> bool:
+        """A process has a file open; was it ACTIVE, so that counting the process in was all there is to do?"""
+        epoch = self.files.get(id)
+        if epoch is None or epoch.phase is not Phase.ACTIVE:
+            return False
+        if pid not in epoch.pids:
+            epoch.pids.add(pid)
+            held = self.by_pid.get(pid)
+            if held is not None:
+                held.add(id)
+            else:
+                self.by_pid[pid] = {id}
+                self._total_pids.set(len(self.by_pid))
+        self._already_registered.add()
+        return True
+
     def register(self, file: FilePath, path: str, activate: Callback, deactivate: Callback) -> Epoch | Registration:
         """A process has a file open. Gives the epoch whose activation the caller must run, or what it came to."""
         if self.stopped:
             raise AlreadyStoppedError("the file registry has been cleared")
         id, _, pid = file
+        if self.share(id, pid):
+            return Registration.ALREADY_REGISTERED
         if self.blocklist.sample_path(id) is not None:
             self._blocked.add()
             raise PathBlockedError(f"{file.host_path}: its activation failed before ({id})")
         epoch = self.files.get(id)
-        if epoch is None or (epoch.phase is Phase.LEAVING and epoch.next is None):
+        if epoch is None or (epoch.next is None and (epoch.doomed or epoch.phase is Phase.LEAVING)):
             fresh = Epoch(file, path, activate, deactivate)
             self._count_in(fresh, pid)
             if epoch is not None:
@@ -105,8 +128,6 @@ class Core:
         self._already_registered.add()
         epoch = epoch.next or epoch
         self._count_in(epoch, pid)
-        if epoch.phase is Phase.ACTIVE:
-            return Registration.ALREADY_REGISTERED
         epoch.joined[pid] = file
         return Registration.PENDING
 
@@ -114,7 +135,7 @@ class Core:
         """An activation worked. True if the epoch is over already and the caller must run its deactivation."""
         epoch.joined.clear()
         self._registered.add()
-        if self.stopped or not epoch.pids:
+        if self.stopped or epoch.doomed or not epoch.pids:
             epoch.phase = Phase.LEAVING
             self._unregistered.add()
             return True
@@ -130,17 +151,15 @@ class Core:
         With ``block`` the file is at fault; without, it had gone, and those who see it another way get an epoch.
         """
         epoch.phase = Phase.LEAVING
-        if block:
+        if block and not epoch.doomed:
             self.blocklist.add(epoch.file.id, epoch.file.host_path)
             self._hook_failed.add()
-        else:
+        elif not block:
             others = (epoch.pids & epoch.joined.keys()) - {epoch.file.pid}
             if others:
                 epoch.next = replace(epoch, pids=others, phase=Phase.WAITING, joined=dict(epoch.joined))
                 epoch.pids -= others
-        for pid in epoch.pids:
-            self._count_out(epoch, pid)
-        epoch.pids.clear()
+        self._count_all_out(epoch)
         self._total_pids.set(len(self.by_pid))
 
     def deactivated(self, epoch: Epoch, *, failed: bool) -> Epoch | None:
@@ -179,6 +198,24 @@ class Core:
         self._total_pids.set(len(self.by_pid))
         return leaving
 
+    def release(self, keep: Callable[[Epoch], bool]) -> list[Epoch]:
+        """Forget the files whose epochs are not to be kept. Gives those whose deactivation the caller must run."""
+        leaving = []
+        for epoch in self.files.values():
+            if epoch.next is not None and not keep(epoch.next):
+                self._count_all_out(epoch.next)
+                epoch.next = None
+            if epoch.phase is Phase.LEAVING or epoch.doomed or keep(epoch):
+                continue
+            self._count_all_out(epoch)
+            if epoch.phase is Phase.ACTIVE:
+                self._leave(epoch)
+                leaving.append(epoch)
+            else:
+                epoch.doomed = True
+        self._total_pids.set(len(self.by_pid))
+        return leaving
+
     def clear(self) -> list[Epoch]:
         """Stop for good. Gives every ACTIVE epoch, for its deactivation; those in flight end with their callback."""
         if self.stopped:
@@ -213,9 +250,11 @@ class Core:
             self.by_pid.setdefault(pid, set()).add(epoch.file.id)
             self._total_pids.set(len(self.by_pid))
 
-    def _count_out(self, epoch: Epoch, pid: int) -> None:
-        ids = self.by_pid.get(pid)
-        if ids is not None:
-            ids.discard(epoch.file.id)
-            if not ids:
-                del self.by_pid[pid]
+    def _count_all_out(self, epoch: Epoch) -> None:
+        for pid in epoch.pids:
+            ids = self.by_pid.get(pid)
+            if ids is not None:
+                ids.discard(epoch.file.id)
+                if not ids:
+                    del self.by_pid[pid]
+        epoch.pids.clear()

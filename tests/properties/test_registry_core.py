@@ -33,6 +33,8 @@ class CoreMachine(RuleBasedStateMachine):
         self.holders: dict[PathIdentifier, set[int]] = {}
         self.running: list[Epoch] = []
         self.log: dict[PathIdentifier, list[str]] = {}
+        self.doomed: set[PathIdentifier] = set()
+        """Those whose activation runs and whose epoch is over already."""
 
     def begin(self, epoch: Epoch) -> None:
         self.running.append(epoch)
@@ -86,6 +88,19 @@ class CoreMachine(RuleBasedStateMachine):
         for epoch in leaving:
             self.begin(epoch)
 
+    @rule(inode=inodes)
+    def release(self, inode: int) -> None:
+        """Nobody is to hold that file any more; who comes after is in its next epoch."""
+        id = PathIdentifier(1, inode)
+        active = self.log.get(id, [])[-2:] == ["act", "done"]
+        leaving = self.core.release(lambda epoch: epoch.file.id != id)
+        assert [epoch.file.id for epoch in leaving] == [id] * active
+        self.holders.pop(id, None)
+        if self.log.get(id, [""])[-1] == "act":
+            self.doomed.add(id)
+        for epoch in leaving:
+            self.begin(epoch)
+
     @precondition(lambda self: self.running)
     @rule(number=st.integers(0, 9), outcome=st.sampled_from(["ok", "ok", "broken", "gone"]))
     def finish(self, number: int, outcome: str) -> None:
@@ -99,11 +114,14 @@ class CoreMachine(RuleBasedStateMachine):
                 self.begin(following)
         elif outcome == "ok":
             if self.core.activated(epoch):
-                assert self.core.stopped or not self.holders[id]
+                assert self.core.stopped or id in self.doomed or not self.holders[id]
+                self.doomed.discard(id)
                 self.begin(epoch)
         else:
             self.core.failed(epoch, block=outcome == "broken")
-            if outcome == "broken":
+            if id in self.doomed:
+                self.doomed.discard(id)
+            elif outcome == "broken":
                 self.blocked = [*self.blocked, id][-1:]
                 self.holders[id] = set()
             else:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from harness.watcher.errors import RuleError
 from harness.watcher.identity import FilePath
-from harness.watcher.maps import mapped_files
+from harness.watcher.maps import map_file, mapped_files, mappings
 from harness.watcher.rules import TLS_LIBRARIES, Rule, first_match
 
 TEXT = b"""\
@@ -31,6 +31,16 @@ TEXT = b"""\
 def test_lines_that_count() -> None:
     found = mapped_files(TEXT)
     assert found == ["/usr/bin/cat", "/usr/lib/libssl.so.3", "/odd/new\nline.so", os.fsdecode(b"/odd/\xff.so")]
+
+
+def test_the_first_mapping_of_each_path_is_found_again() -> None:
+    assert mappings(TEXT)["/usr/bin/cat"] == "55d0c0a00000-55d0c0a28000"
+    ranges = mappings(Path("/proc/self/maps").read_bytes()).values()
+    assert {map_file(at) for at in ranges} <= {entry.name for entry in Path("/proc/self/map_files").iterdir()}
+    assert map_file("00400000-00452000") == "400000-452000"
+    for wrong in ("", "7f", "x-y", "1-2-3"):
+        with pytest.raises(ValueError, match=r"."):
+            map_file(wrong)
 
 
 def test_this_process() -> None:

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * Execs and exits of processes, for kernels without the process connector.
+ *
+ * Sees: every successful exec, and the end of every process's main thread (other threads may run on; the process's
+ * own entry in /proc lives a moment longer).
+ * Misses: nothing but what finds no room (counted).
+ * Oldest kernel: 4.7 (tracepoint programs).
+ *
+ * It reads no kernel type and none of the tracepoints' records, so the object has no CO-RE relocation.
+ */
+#include <linux/bpf.h>
+
+#include <bpf/bpf_helpers.h>
+
+#include "processes.h"
+
+/* Filled in before loading. */
+const volatile __u64 ringbuffers_enabled;
+
+/* Turned into a ring buffer before loading where the kernel has one. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(__u32));
+	__uint(max_entries, 0);
+} process_events SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct process_counters);
+	__uint(max_entries, 1);
+} counters SEC(".maps");
+
+static __always_inline void emit(void *ctx, __u32 pid, __u32 did)
+{
+	struct process_event event = { .pid = pid, .did = did };
+	struct process_counters *counted;
+	__u32 zero = 0;
+	long failed;
+
+	if (ringbuffers_enabled)
+		failed = bpf_ringbuf_output(&process_events, &event, sizeof(event), 0);
+	else
+		failed = bpf_perf_event_output(ctx, &process_events, BPF_F_CURRENT_CPU, &event, sizeof(event));
+	counted = bpf_map_lookup_elem(&counters, &zero);
+	if (counted)
+		__sync_fetch_and_add(failed ? &counted->lost : &counted->emitted, 1);
+}
+
+SEC("tracepoint/sched/sched_process_exec")
+int tracepoint__sched__sched_process_exec(void *ctx)
+{
+	emit(ctx, bpf_get_current_pid_tgid() >> 32, PROCESS_EXEC);
+	return 0;
+}
+
+SEC("tracepoint/sched/sched_process_exit")
+int tracepoint__sched__sched_process_exit(void *ctx)
+{
+	__u64 thread = bpf_get_current_pid_tgid();
+
+	if ((__u32)thread == thread >> 32)
+		emit(ctx, thread >> 32, PROCESS_EXIT);
+	return 0;
+}
+
+/* In the words that the kernel knows: it lends the tracing helpers to GPL-compatible programs only. */
+char _license[] SEC("license") = "GPL";

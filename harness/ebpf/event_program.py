@@ -1,0 +1,131 @@
+"""A module that reports events: into the kernel by the first stage that works, its buffer read, its losses counted.
+
+Laws: the stages are those of ``fallback.py``, each tries from scratch and leaves nothing behind when it loses;
+``attempts`` says how each ended; the buffer is open before the first program is attached, so that nothing reported
+from then on is missed. By convention such an object has the constant ``ringbuffers_enabled``, a map of events, a perf
+event array that becomes a ring buffer where the kernel has one, and an array ``counters`` with one entry.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+from harness.ebpf.core import load_core_asset
+from harness.ebpf.fallback import Attempt, Stage, climb
+from harness.ebpf.prebuilt import read_prebuilt
+from harness.ebpf.runtime import compile_asset
+from harness.ebpf.settings import BpfSettings
+from harness.errors import HarnessError
+from harness.kernel_api import EventBuffer, Feature, KernelApi, LoadedObject, LoadOptions, MapEdit, MapType
+
+_COUNTERS_KEY = bytes(4)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EventModule:
+    """What to load: ``name`` of the asset, ``programs`` in order of attaching, the map ``events`` and its size: perf
+    ``pages`` a CPU (a power of two), or ``ring_bytes`` in all."""
+
+    name: str
+    programs: Sequence[str]
+    events: str
+    pages: int
+    ring_bytes: int
+
+
+class EventProgram:
+    """A module while it runs; ``stage`` is the one that won. Use it as a context manager, or ``close`` it."""
+
+    def __init__(
+        self, loaded: LoadedObject, buffer: EventBuffer, ringbuf: bool, stage: Stage, attempts: tuple[Attempt, ...]
+    ) -> None:
+        self._loaded = loaded
+        self._buffer = buffer
+        self.ringbuf = ringbuf
+        self.stage = stage
+        self.attempts = attempts
+
+    def records(self, seconds: float = 0.1) -> list[bytes]:
+        """Events since the last call, as the programs wrote them; waits up to ``seconds`` for the first."""
+        return self._buffer.read(seconds)
+
+    def counted(self) -> bytes:
+        """The entry of the map ``counters``."""
+        value = self._loaded.maps["counters"].get(_COUNTERS_KEY)
+        if value is None:
+            raise HarnessError("the map counters has no entry 0")
+        return value
+
+    def close(self) -> None:
+        """Take the programs out of the kernel; a second time does nothing."""
+        self._loaded.close()
+
+    def __enter__(self) -> EventProgram:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def __str__(self) -> str:
+        return f"{self.stage}, {'ring' if self.ringbuf else 'perf'} buffer"
+
+
+def start(kernel: KernelApi, settings: BpfSettings, module: EventModule) -> EventProgram:
+    """Load and attach it. Where every stage lost, the error of the last one is raised as ``fallback.climb`` says."""
+    ringbuf = settings.enable_ringbuffers and kernel.probe(Feature.RINGBUF) is True
+    outcome = climb(
+        settings.switches,
+        {
+            Stage.CORE: lambda: load_core_asset(
+                settings,
+                kernel.release,
+                f"{module.name}.o",
+                lambda asset, core: _load(
+                    kernel, asset.read(), LoadOptions(kernel_btf=core.kernel_btf), module, ringbuf
+                ),
+            ),
+            Stage.RUNTIME: lambda: _load(
+                kernel,
+                compile_asset(
+                    settings.bpf_dir, module.name, release=kernel.release, output_dir=settings.runtime_output_dir
+                ).image,
+                LoadOptions(),
+                module,
+                ringbuf,
+            ),
+            Stage.PREBUILT: lambda: _load(
+                kernel, read_prebuilt(settings.bpf_dir, module.name), LoadOptions(), module, ringbuf
+            ),
+        },
+    )
+    # The last failure is no warning: its error is raised.
+    followed = outcome.tried[: outcome.warnings]
+    for attempt in outcome.attempts:
+        log.log(logging.WARNING if attempt.stage in followed else logging.DEBUG, "%s: %s", module.name, attempt)
+    if outcome.error is not None:
+        raise outcome.error
+    assert outcome.value is not None
+    assert outcome.winner is not None
+    return EventProgram(*outcome.value, ringbuf, outcome.winner, outcome.attempts)
+
+
+def _load(
+    kernel: KernelApi, image: bytes, options: LoadOptions, module: EventModule, ringbuf: bool
+) -> tuple[LoadedObject, EventBuffer]:
+    ring = MapEdit(MapType.RINGBUF, key_size=0, value_size=0, max_entries=module.ring_bytes)
+    edits = {module.events: ring} if ringbuf else {}
+    wanted = LoadOptions(module.programs, {"ringbuffers_enabled": int(ringbuf)}, edits, options.kernel_btf)
+    loaded = kernel.load(module.name, image, wanted)
+    try:
+        buffer = loaded.buffer(module.events, module.pages)
+        for name in module.programs:
+            loaded.attach(name)
+    except BaseException:
+        loaded.close()
+        raise
+    return loaded, buffer

@@ -1,0 +1,274 @@
+"""The watcher: registers the libraries that rules ask for, of every process, from the moment it starts.
+
+Laws:
+- no gap: the program runs and exits are heard of before running processes are looked at, so a library opened at any
+  moment of the start is registered, by its event or by the look;
+- the first rule that matches a path counts, and only that; own opens never do;
+- a process holds what it opened until it ends; one whose end nobody heard of is forgotten by the next sweep, and a
+  number that came again is another process (told by the time of its start);
+- whatever the kernel, the monitor or our own queue lost is counted, and looked for again among the running;
+- a program that cannot be loaded is logged, and all but its events goes on; nothing that a file, a ``/proc`` entry
+  or a callback does ends the watcher: it is counted, and one callback that hangs holds up only its own file;
+- ``stop`` comes once, from anywhere, started or not: every registered file is deactivated, and nothing after.
+
+Not registered: children that a process forks hold what they inherit only through their parent.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Protocol
+
+from harness.ebpf.events import LibraryCounters, LibraryOpen
+from harness.ebpf.settings import BpfSettings
+from harness.errors import HarnessError
+from harness.kernel_api import KernelApi
+from harness.processes.monitor import ProcessMonitor, Unsubscribe, shared_monitor
+from harness.telemetry import DEFAULT, Registry
+from harness.telemetry.metrics import PROMETHEUS, MetricGroup
+from harness.watcher import program
+from harness.watcher.errors import AlreadyStoppedError
+from harness.watcher.registry import FileRegistry
+from harness.watcher.rules import Callback, Rule
+from harness.watcher.tracking import Tracking
+from harness.workers import Workers
+
+SWEEP = 30.0
+"""Seconds between two looks for processes that ended unheard of."""
+_LOOK_FOR_LOSSES = 1.0
+_CALLBACK_THREADS = 16
+"""So many callbacks may hang before others wait."""
+_PATIENCE = 10.0
+"""Seconds that a stop waits for callbacks."""
+_MOST_QUEUED = 1 << 17
+"""Events that wait to be handled: what a full ring buffer holds."""
+
+RuleLike = Rule | tuple[str, Callback, Callback]
+"""A rule, or its pattern, activation and deactivation."""
+
+_log = logging.getLogger(__name__)
+
+
+class Opens(Protocol):
+    """A stream of opened libraries: the running program, or a test's own."""
+
+    def read(self, seconds: float) -> list[LibraryOpen]:
+        """Those since the last call; waits up to ``seconds`` for the first."""
+        ...
+
+    def counters(self) -> LibraryCounters:
+        """What was lost, among others."""
+        ...
+
+    def close(self) -> None:
+        """End it."""
+        ...
+
+
+class Watcher:
+    """See the module. Use it as a context manager, or ``start`` and ``stop`` it.
+
+    ``rules`` in order of precedence, as Rules or (pattern, activate, deactivate). ``monitor`` tells of exits (default:
+    the process-wide one, which is acquired at the start and stopped at the end), ``sweep`` is in seconds, ``opens``
+    begins the stream of events (default: loads the program).
+    """
+
+    def __init__(
+        self,
+        kernel: KernelApi,
+        settings: BpfSettings,
+        rules: Iterable[RuleLike],
+        *,
+        monitor: ProcessMonitor | None = None,
+        registry: FileRegistry | None = None,
+        proc_root: str | None = None,
+        metrics: Registry = DEFAULT,
+        sweep: float = SWEEP,
+        opens: Callable[[], Opens] | None = None,
+    ) -> None:
+        self._proc_root = str(kernel.proc_root) if proc_root is None else proc_root
+        self.registry = registry or FileRegistry("shared_libraries", proc_root=self._proc_root, metrics=metrics)
+        self._workers = Workers("library-callback", _CALLBACK_THREADS)
+        self._tracking = Tracking(
+            self.registry, _rules(rules), self._workers.submit, proc_root=self._proc_root, metrics=metrics
+        )
+        self._get_monitor = monitor.acquire if monitor else functools.partial(shared_monitor, kernel, settings)
+        self._open = opens or functools.partial(program.start, kernel, settings)
+        self._sweep = sweep
+        self._lock = threading.Lock()
+        self._started = False
+        self._stopping = threading.Event()
+        self._monitor: ProcessMonitor | None = None
+        self._unsubscribe: Unsubscribe | None = None
+        self.program: Opens | None = None
+        """The running program; None where it could not be loaded."""
+        self._inbox = _Inbox()
+        group = MetricGroup("usm.so_watcher", PROMETHEUS, registry=metrics)
+        self._lost = group.counter("lost")
+        self._unread = group.counter("unread")
+        self._read_errors = group.counter("read_errors")
+        self._threads: list[threading.Thread] = []
+        self._said = LibraryCounters(0, 0, 0)
+        """What the program's counters were when last read."""
+        self._missed = self._lost.value + self._unread.value
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """Those in force."""
+        return self._tracking.rules
+
+    def start(self) -> None:
+        """Hear of exits and opens, then look at what runs. A second time does nothing; not to be had after a stop."""
+        with self._lock:
+            if self._stopping.is_set():
+                raise AlreadyStoppedError("the watcher has been stopped, which is for good")
+            if self._started:
+                return
+            self._started = True
+            try:
+                self._begin()
+            except BaseException:
+                self._end()
+                raise
+        self._tracking.look_at_all()
+
+    def stop(self) -> None:
+        """Take the program out, let go of the monitor and deactivate every file; a second time does nothing."""
+        if self._stopping.is_set():
+            return
+        self._stopping.set()
+        with self._lock:
+            self._end()
+
+    def set_rules(self, rules: Iterable[RuleLike]) -> None:
+        """Replace the rules: files that no longer have the same callbacks are deactivated, others are looked for."""
+        self._tracking.replace(_rules(rules))
+
+    def attach_pid(self, pid: int) -> None:
+        """Register the libraries of process ``pid`` now, waiting for the callbacks.
+
+        Raises the OSError of maps that cannot be read, NoRuleMatchedError, or AttachError where some failed.
+        """
+        self._tracking.attach(pid)
+
+    def detach_pid(self, pid: int) -> None:
+        """Forget process ``pid``; PidNotRegisteredError if it holds no registered file."""
+        self._tracking.detach(pid)
+
+    def __enter__(self) -> Watcher:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+    def _begin(self) -> None:
+        self._monitor = self._get_monitor()
+        self._unsubscribe = self._monitor.subscribe_exit(self._tracking.ended)
+        try:
+            self._monitor.start()
+        except HarnessError as error:
+            _log.warning("shared libraries: ends of processes are seen by the sweep only: %s", error)
+        try:
+            self.program = self._open()
+        except HarnessError as error:
+            _log.error("shared libraries: opens are not seen, running processes only: %s", error)
+        loops = [self._handle] + ([functools.partial(self._fetch, self.program)] if self.program else [])
+        for loop in loops:
+            thread = threading.Thread(target=loop, name="shared-libraries", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _end(self) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
+        if self.program is not None:
+            self.program.close()
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+        if self._monitor is not None:
+            self._monitor.stop()
+        self.registry.clear(run=self._workers.submit)
+        if not self._workers.stop(_PATIENCE):
+            _log.warning("shared libraries: callbacks have not ended in %g s; they are left to themselves", _PATIENCE)
+
+    def _fetch(self, opens: Opens) -> None:
+        """Take events out of the kernel as fast as they come, whatever it takes to handle them."""
+        while not self._stopping.is_set():
+            try:
+                self._lost.add(self._inbox.put(opens.read(0.1)))
+            except Exception as error:
+                self._read_errors.add()
+                _log.warning("shared libraries: %s", error)
+                self._stopping.wait(0.1)
+
+    def _handle(self) -> None:
+        """Handle events; now and then, look for what was lost and for who ended unheard of."""
+        swept = looked = time.monotonic()
+        unheard = 0
+        while not self._stopping.is_set():
+            for event, times in Counter(self._inbox.take(0.1)).items():
+                self._tracking.opened(event.pid, os.fsdecode(event.path), times)
+                if self._stopping.is_set():
+                    return
+            now = time.monotonic()
+            losses = self._monitor.losses if self._monitor else 0
+            if now - swept >= self._sweep or losses != unheard:
+                swept, unheard = now, losses
+                self._tracking.sweep()
+            if now - looked >= _LOOK_FOR_LOSSES:
+                looked = now
+                self._recover()
+
+    def _recover(self) -> None:
+        """Count what has been lost since the last time; if anything, it may still be found among the running."""
+        try:
+            said = self.program.counters() if self.program else self._said
+        except HarnessError as error:
+            self._read_errors.add()
+            _log.warning("shared libraries: %s", error)
+            return
+        self._lost.add(said.lost - self._said.lost)
+        self._unread.add(said.unread - self._said.unread)
+        self._said = said
+        before, self._missed = self._missed, self._lost.value + self._unread.value
+        if self._missed != before:
+            self._tracking.look_at_all()
+
+
+def _rules(rules: Iterable[RuleLike]) -> tuple[Rule, ...]:
+    return tuple(rule if isinstance(rule, Rule) else Rule.of(*rule) for rule in rules)
+
+
+class _Inbox:
+    """Events between the two threads, in order; no more than ``_MOST_QUEUED``."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._events: list[LibraryOpen] = []
+
+    def put(self, events: list[LibraryOpen]) -> int:
+        """Gives how many found no room."""
+        if not events:
+            return 0
+        with self._changed:
+            room = _MOST_QUEUED - len(self._events)
+            self._events += events[:room]
+            self._changed.notify()
+        return max(0, len(events) - room)
+
+    def take(self, seconds: float) -> list[LibraryOpen]:
+        """All of them; waits up to ``seconds`` for the first."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._events, seconds)
+            events, self._events = self._events, []
+        return events
