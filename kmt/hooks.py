@@ -10,8 +10,8 @@ import pytest
 
 from kmt.results import KernelResult
 
-PHASES = ("waiting", "fetching", "image", "building", "starting", "booting", "ready", "testing", "done")
-"""A kernel's phases in their order; how each ended is its ``KernelResult.outcome``."""
+PHASES = ("waiting", "fetching", "image", "building", "starting", "booting", "ready", "testing", "done", "kept")
+"""A kernel's phases in their order (``kept``: by ``kmt/keeper``); how each ended is its ``KernelResult.outcome``."""
 
 
 @pytest.hookspec

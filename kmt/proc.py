@@ -1,9 +1,9 @@
 """The only module that starts a process.
 
-Laws: no shell; every process of ours dies with its parent thread (``setpriv --pdeathsig``, because a
-``preexec_fn`` is unsafe with threads); a failure is a typed error that holds the command and the end of what it
-said. PR_SET_PDEATHSIG fires when the *thread* that started the process ends, so start long-lived ones from a
-thread that outlives them (prctl(2)).
+Laws: no shell; every process of ours (but one that is ``detached``) dies with its parent thread (``setpriv
+--pdeathsig``, because a ``preexec_fn`` is unsafe with threads); a failure is a typed error that holds the command and
+the end of what it said. PR_SET_PDEATHSIG fires when the *thread* that started the process ends, so start long-lived
+ones from a thread that outlives them (prctl(2)).
 """
 
 from __future__ import annotations
@@ -120,6 +120,19 @@ def spawn(
         cwd=cwd,
         pass_fds=tuple(pass_fds),
     )
+
+
+def detached(argv: Sequence[str | os.PathLike[str]], *, cwd: Path, log: Path) -> subprocess.Popen[bytes]:
+    """Start what is to outlive us, in a session of its own, its words in ``log``. The only one that we do not end."""
+    with log.open("wb") as words:
+        return subprocess.Popen(
+            [str(a) for a in argv],
+            stdin=subprocess.DEVNULL,
+            stdout=words,
+            stderr=words,
+            cwd=cwd,
+            start_new_session=True,
+        )
 
 
 def terminal(argv: Sequence[str | os.PathLike[str]], *, size: tuple[int, int]) -> pexpect.spawn[bytes]:

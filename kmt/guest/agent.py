@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import sys
 import tarfile
 import traceback
@@ -21,6 +22,7 @@ from .wire import CHUNK, VERSION, Frame, Kind, WireError
 
 # The filters came with Python 3.11.4; from 3.14 on the default one would refuse what a project may hold.
 _FILTER: dict[str, Any] = {"filter": "tar"} if hasattr(tarfile, "tar_filter") else {}
+_UNPACKED: set[str] = set()
 ARTIFACTS = os.environ.get("KMT_ARTIFACTS", "/run/kmt/artifacts")
 
 
@@ -63,7 +65,11 @@ def serve(port: Port) -> None:
 
 
 def _handle(port: Port, frame: Frame) -> None:
-    if frame.kind is Kind.TREE:
+    if frame.kind is Kind.HELLO:
+        for left in Path(ARTIFACTS).iterdir():
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+        port.send(Kind.HELLO, _hello())
+    elif frame.kind is Kind.TREE:
         port.send(Kind.DONE, {"files": unpack(port, frame.body["dest"])})
     elif frame.kind is Kind.ARTIFACTS:
         send_artifacts(port)
@@ -102,6 +108,9 @@ def unpack(port: Port, dest: str) -> int:
     """Unpack the tar that follows into ``dest``; returns how many members it had. Owner: root, modes as sent."""
     incoming = _Incoming(port)
     count = 0
+    if dest in _UNPACKED:  # by an earlier run in this guest: a file that is gone there must be gone here
+        shutil.rmtree(dest, ignore_errors=True)
+    _UNPACKED.add(dest)
     try:
         Path(dest).mkdir(parents=True, exist_ok=True)
         with tarfile.open(fileobj=incoming, mode="r|") as tar:  # type: ignore[call-overload]

@@ -192,8 +192,9 @@ class Link:
         return sorted(p for p in dest.rglob("*") if p.is_file()), left
 
     def goodbye(self) -> None:
-        """End the guest kindly."""
-        self.send(Kind.BYE)
+        """End the guest kindly, unless it is one that stays."""
+        if not getattr(self._vm, "stays", False):
+            self.send(Kind.BYE)
 
 
 def _keep(tar: tarfile.TarFile, member: tarfile.TarInfo, dest: Path) -> bool:

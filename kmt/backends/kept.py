@@ -1,0 +1,89 @@
+"""Guests of another backend that a keeper lends: they are there at once, and stay when the run is over.
+
+What earlier runs did to a kept kernel is still there (programs, pinned maps, sysctls); only the project's tree and
+the artefacts are made new. Tests that ask for a pristine kernel get one of the other backend's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kmt import errors
+from kmt.backends.base import Backend, Machine, Vm
+from kmt.deadline import Deadline
+from kmt.errors import VmError, VmLostError
+from kmt.guest.wire import Kind, pack
+from kmt.keeper.client import Lease, lease
+from kmt.kernel import Kernel
+from kmt.runs import Seen
+
+
+class KeptVm:
+    """A leased guest; see ``kmt.backends.base.Vm``."""
+
+    stays = True
+
+    def __init__(self, leased: Lease) -> None:
+        about = leased.about
+        self.accelerator = str(about["accelerator"])
+        self.console = Path(about["console"])
+        self.pid = int(about["pid"])
+        self.restored = True
+        self.channel = leased.channel
+        self._lease = leased
+
+    def death(self) -> VmError | None:
+        """What its keeper says of it."""
+        told = self._lease.death()
+        if told is None:
+            return None
+        kind = getattr(errors, str(told.get("kind")), VmLostError)
+        made: Any = kind if isinstance(kind, type) and issubclass(kind, VmError) else VmLostError
+        found: VmError = made(str(told.get("message")), hint=str(told.get("hint", "")))
+        return found
+
+    def remarks(self) -> list[str]:
+        """Nothing: its console is read by its keeper."""
+        return []
+
+    @property
+    def phase(self) -> str:
+        """``ready`` or ``ended``."""
+        return "ready" if self._lease.death() is None else "ended"
+
+
+class KeptBackend:
+    """Leases from ``keeper`` what ``inner`` would launch; see ``kmt.backends.base.Backend``."""
+
+    def __init__(self, inner: Backend, keeper: Seen, accelerator: str) -> None:
+        self._inner, self._keeper, self._accelerator = inner, keeper, accelerator
+        self.name, self.simulated, self.shares_files = inner.name, inner.simulated, inner.shares_files
+
+    @property
+    def notice(self) -> str:
+        """The inner backend's."""
+        return self._inner.notice
+
+    @property
+    def deadline_factor(self) -> float:
+        """The inner backend's."""
+        return self._inner.deadline_factor
+
+    def prepare(self, kernel: Kernel, machine: Machine) -> None:
+        """As the inner backend does: what is missing is made here, where people see the progress."""
+        self._inner.prepare(kernel, machine)
+
+    def command_line(self, kernel: Kernel, machine: Machine, run_dir: Path) -> list[str]:
+        """The inner backend's."""
+        return self._inner.command_line(kernel, machine, run_dir)
+
+    @contextmanager
+    def launch(self, kernel: Kernel, machine: Machine, run_dir: Path, deadline: Deadline) -> Iterator[Vm]:
+        """A kept guest, whose agent says HELLO anew."""
+        with lease(self._keeper, kernel, machine, self._accelerator) as leased:
+            leased.channel.setblocking(True)
+            leased.channel.sendall(pack(Kind.HELLO))
+            yield KeptVm(leased)
