@@ -57,17 +57,23 @@ TESTING = {
     "junit": "write JUnit XML to this file",
     "strict": "an unavailable kernel fails the run",
 }
+KEEP = "leave the guests running for kmt.test, kmt.exec and kmt.shell; --keep=MINUTES: until they idle that long (15)"
 
 
-@task(iterable=["kernels"], help=TESTING | {"dry_run": "print the QEMU command lines and boot nothing"})
+@task(
+    iterable=["kernels"],
+    optional=["keep"],
+    help=TESTING | {"dry_run": "print the QEMU command lines and boot nothing", "keep": KEEP},
+)
 def start(
     _c: Context, kernels: Any = None, backend: str = "", jobs: int = 0, accel: str = "", timeout: int = 0,
-    json: str = "", junit: str = "", strict: bool = False, dry_run: bool = False,
+    json: str = "", junit: str = "", strict: bool = False, dry_run: bool = False, keep: Any = None,
 ) -> int | None:  # fmt: skip
     """Boot the matrix, run the tests in every kernel, end with the table. Words behind -- go to pytest."""
     if dry_run:
         return show(matrix.dry_run(ROOT, kernels, backend, accel))
-    chosen = testing.Options(kernels, backend, jobs, accel, timeout, json, junit, strict, behind_dashes())
+    kept = testing.minutes(keep)
+    chosen = testing.Options(kernels, backend, jobs, accel, timeout, json, junit, strict, kept, behind_dashes())
     return testing.run(ROOT, chosen)
 
 
@@ -77,7 +83,7 @@ def kernel_test(
     json: str = "", junit: str = "", strict: bool = False,
 ) -> int:  # fmt: skip
     """Run some tests in kernels, shown as pytest shows them: kmt.test --kernels 6.1 -- tests/kernel -k tracer -v."""
-    chosen = testing.Options(kernels, backend, jobs, accel, timeout, json, junit, strict, behind_dashes())
+    chosen = testing.Options(kernels, backend, jobs, accel, timeout, json, junit, strict, args=behind_dashes())
     return testing.run(ROOT, chosen, live=False)
 
 

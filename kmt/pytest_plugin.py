@@ -64,6 +64,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="SECONDS",
         help="what one guest may take with hardware virtualisation; scaled under emulation (default: 600)",
     )
+    group.addoption(
+        "--kernel-keep",
+        type=float,
+        metavar="MINUTES",
+        help="leave guests running for the next run, until they idle that long; what tests did to them stays",
+    )
     group.addoption("--kernel-json", metavar="FILE", help="write the results of every kernel as JSON")
     group.addoption(
         "--kernel-strict", action="store_true", help="a kernel that the archive no longer has fails the run"

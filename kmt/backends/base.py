@@ -61,8 +61,10 @@ class Backend(Protocol):
     shares_files: bool
     """True when its guests see the host's files at their own paths, so that no tree has to travel."""
 
-    notice: str
-    """One line that people should see (why guests are emulated, say); empty when there is none."""
+    @property
+    def notice(self) -> str:
+        """One line that people should see (why guests are emulated, say); empty when there is none."""
+        ...
 
     @property
     def deadline_factor(self) -> float:

@@ -13,10 +13,12 @@ from typing import Any
 
 from kmt import errors
 from kmt.backends.base import Backend, Machine, Vm
+from kmt.config import Config
 from kmt.deadline import Deadline
-from kmt.errors import VmError, VmLostError
+from kmt.errors import ConfigError, VmError, VmLostError
 from kmt.guest.wire import Kind, pack
-from kmt.keeper.client import Lease, lease
+from kmt.keeper import client
+from kmt.keeper.client import Lease
 from kmt.kernel import Kernel
 from kmt.runs import Seen
 
@@ -64,8 +66,9 @@ class KeptBackend:
 
     @property
     def notice(self) -> str:
-        """The inner backend's."""
-        return self._inner.notice
+        """The inner backend's, and that guests stay."""
+        stay = f"guests stay with run {self._keeper.record.id}; ./inv kmt.stop {self._keeper.record.id} ends them"
+        return "; ".join(filter(None, (self._inner.notice, stay)))
 
     @property
     def deadline_factor(self) -> float:
@@ -83,7 +86,14 @@ class KeptBackend:
     @contextmanager
     def launch(self, kernel: Kernel, machine: Machine, run_dir: Path, deadline: Deadline) -> Iterator[Vm]:
         """A kept guest, whose agent says HELLO anew."""
-        with lease(self._keeper, kernel, machine, self._accelerator) as leased:
+        with client.lease(self._keeper, kernel, machine, self._accelerator) as leased:
             leased.channel.setblocking(True)
             leased.channel.sendall(pack(Kind.HELLO))
             yield KeptVm(leased)
+
+
+def kept(inner: Backend, config: Config, accelerator: str, minutes: float) -> KeptBackend:
+    """``inner`` by way of the project's keeper, which is started when there is none (KeeperError)."""
+    if minutes <= 0:
+        raise ConfigError(f"--kernel-keep must be more than 0 minutes, not {minutes:g}")
+    return KeptBackend(inner, client.ensure(config.root, 60 * minutes), accelerator)

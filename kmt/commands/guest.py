@@ -15,12 +15,15 @@ import pexpect
 
 from kmt import backends, config, proc, runs
 from kmt.backends.base import Backend, Machine
+from kmt.backends.kept import KeptBackend
+from kmt.commands import terminal
 from kmt.commands.matrix import rows
 from kmt.commands.shown import bars
 from kmt.config import Config
 from kmt.deadline import Deadline
 from kmt.errors import ConfigError, KmtError, VmNeverStartedError
 from kmt.guest.wire import CHUNK, Kind
+from kmt.keeper import client
 from kmt.kernel import Kernel
 from kmt.run.guest import environment, send_files
 from kmt.run.link import Link
@@ -54,6 +57,9 @@ def choose(root: Path, word: str, backend: str, accel: str) -> Chosen:
         made = backends.get(backend or settings.backend, config=settings, accel=accel or "auto", progress=progress)
         kernel = fetch(found[0], made, settings, progress)
         made.prepare(kernel, machine)
+    keeper = None if made.shares_files else client.find(settings.root)
+    if keeper is not None:
+        made = KeptBackend(made, keeper, accel or "auto")
     return Chosen(found[0].name, settings, made, kernel, machine)
 
 
@@ -107,6 +113,12 @@ def shell(root: Path, kernel: str, *, backend: str = "", accel: str = "") -> int
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise ConfigError("kmt.shell needs a terminal", hint="without one: ./inv kmt.exec KERNEL -- COMMAND")
     chosen = choose(root, kernel, backend, accel)
+    if isinstance(chosen.backend, KeptBackend):
+        with runs.start([chosen.name], sys.argv) as run, booted(chosen, run) as link:
+            print(f"{chosen.kernel.release}, kept: {LEAVE} leaves, so does the end of the shell", flush=True)
+            terminal.attach(link, ["bash", "-i"], cwd=str(root), env=environment(chosen.settings.env))
+            run.finish(0)
+        return 0
     command = getattr(chosen.backend, "shell_command", None)
     if command is None:
         raise ConfigError(f"the backend {chosen.backend.name!r} has no console", hint="try --backend=qemu")

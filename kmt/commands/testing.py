@@ -18,8 +18,12 @@ from types import FrameType
 from kmt import config, proc
 from kmt.backends.base import Machine
 from kmt.commands.words import kernel_patterns, user_path
+from kmt.errors import ConfigError
+from kmt.keeper import client
 from kmt.run.budget import budget
 
+KEEP_MINUTES = 15.0
+"""How long kept guests idle before they end."""
 LIVE = ("-p", "kmt.report.live")
 
 
@@ -35,6 +39,7 @@ class Options:
     json: str = ""
     junit: str = ""
     strict: bool = False
+    keep: float = 0
     args: Sequence[str] = ()
 
 
@@ -48,12 +53,23 @@ def command(root: Path, options: Options, *, live: bool) -> list[str]:
         "--kernel-jobs": options.jobs,
         "--kernel-accel": options.accel,
         "--kernel-timeout": options.timeout,
+        "--kernel-keep": options.keep or (KEEP_MINUTES if client.find(root) else 0),
         "--kernel-json": user_path(options.json) if options.json else "",
         "--junit-xml": user_path(options.junit) if options.junit else "",
     }
     argv += [f"{name}={value}" for name, value in valued.items() if value]
     argv += ["--kernel-strict"] if options.strict else []
     return [*argv, *options.args]
+
+
+def minutes(keep: object) -> float:
+    """What ``--keep`` says: nothing, itself, or a number. ConfigError for anything else."""
+    if keep is None or keep is False:
+        return 0
+    try:
+        return KEEP_MINUTES if keep is True else float(str(keep))
+    except ValueError:
+        raise ConfigError(f"--keep takes minutes, not {keep!r}") from None
 
 
 def run(root: Path, options: Options, *, live: bool = True) -> int:

@@ -67,9 +67,11 @@ class Lease:
         return self._death
 
     def release(self) -> None:
-        """Give it back whole."""
-        with suppress(OSError):
+        """Give it back whole; once it is back, the next one that asks gets this one."""
+        with suppress(OSError, KeeperError):
             self._connection.send({"release": True})
+            while (said := self._connection.receive()) is not None and "released" not in said[0]:
+                pass
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 Laws: a message over ``LIMIT`` or one that is no object is a ``KeeperError``; the end of the connection is the end of
 the lease. The lessee asks for a guest (``kernel, machine, accelerator``), the keeper answers ``{"guest": ...}`` with
 the guest's channel, or ``{"error": ...}``; it says ``{"death": ...}`` when the guest dies. A lessee that is done says
-``{"release": true}``; one that just goes has its guest thrown away, for nobody knows what it left half done.
+``{"release": true}`` and hears ``{"released": true}``; one that just goes has its guest thrown away, for nobody knows
+what it left half done.
 """
 
 from __future__ import annotations

@@ -172,6 +172,7 @@ class Keeper:
                 guest.lessee, guest.idle_since = None, time.monotonic()
             if whole:
                 guest.note("idle")
+                lessee.send({"released": True})
             else:
                 guest.ended.set()
 

@@ -21,6 +21,7 @@ import pytest
 
 from kmt import backends, config, matrix, runs
 from kmt.backends.base import Backend, Machine
+from kmt.backends.kept import kept
 from kmt.errors import ConfigError, KmtError
 from kmt.plugin.collect import GuestCollector
 from kmt.plugin.items import KernelItem, adopt, expand, runs_in_guests
@@ -223,7 +224,9 @@ class MatrixPlugin:
         name = HOST if row.name == HOST else self._config.backend
         if name not in self._backends:
             accel = self._pytest.getoption("--kernel-accel")
-            self._backends[name] = backends.get(name, config=self._config, accel=accel, progress=self._notice)
+            made = backends.get(name, config=self._config, accel=accel, progress=self._notice)
+            minutes = self._pytest.getoption("--kernel-keep")
+            self._backends[name] = made if minutes is None or name == HOST else kept(made, self._config, accel, minutes)
         return self._backends[name]
 
     def _notice(self, label: str, done: int, total: int) -> None:
