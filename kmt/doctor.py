@@ -24,6 +24,7 @@ from kmt.boot import accel
 from kmt.commands.cleaning import contents
 from kmt.commands.shown import shown
 from kmt.errors import KmtError
+from kmt.hints import task
 from kmt.paths import PACKAGE, cache, cache_base, older_layouts
 
 PACKAGES = PACKAGE / "vms" / "packages.txt"
@@ -127,7 +128,7 @@ def _acceleration() -> Finding:
         return Finding("acceleration", None, said)
     if verdict.works:
         return Finding("acceleration", True, "kvm boots guests")
-    mend = "./inv kmt.start works all the same, by emulation; deadlines are scaled"
+    mend = "guests run all the same, by emulation; deadlines are scaled"
     if accel.DEVICE.exists() and not os.access(accel.DEVICE, os.R_OK | os.W_OK):
         mend = _as_root(f"usermod --append --groups {accel.DEVICE.group()} USER") + ", then log in again"
     return Finding("acceleration", None, f"kvm does not: {verdict.reason}", mend)
@@ -173,7 +174,7 @@ def _disk() -> Finding:
     free = shutil.disk_usage(room).free // 10**6
     used = sum(size for _, size in contents()) // 10**6
     ok = free + used >= SPACE_MB
-    mend = "" if ok else "another disk: KMT_CACHE=/path; or ./inv kmt.clean --all"
+    mend = "" if ok else f"another disk: KMT_CACHE=/path; or {task('clean --all')}"
     return Finding("disk", ok, f"{free} MB free, {used} MB used in {room}", mend)
 
 
@@ -181,7 +182,7 @@ def _cache() -> Finding:
     old = older_layouts()
     if old:
         names = ", ".join(path.name for path in old)
-        return Finding("cache", None, f"{cache_base()} has rooms of older versions: {names}", "./inv kmt.clean")
+        return Finding("cache", None, f"{cache_base()} has rooms of older versions: {names}", task("clean"))
     rooms = ", ".join(f"{name} {size // 10**6} MB" for name, size in contents())
     return Finding("cache", True, rooms or "empty")
 

@@ -20,6 +20,7 @@ from typing import IO
 import pexpect
 
 from kmt.errors import KmtError
+from kmt.hints import task
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def _bound(argv: Sequence[str | os.PathLike[str]]) -> list[str]:
     words = [str(a) for a in argv]
     program = which(words[0])
     if program is None:
-        raise ProcessError(f"{words[0]} is not installed", hint="try: ./inv kmt.doctor")
+        raise ProcessError(f"{words[0]} is not installed", hint=f"try: {task('doctor')}")
     return ["setpriv", "--pdeathsig", "KILL", "--", program, *words[1:]]
 
 

@@ -16,6 +16,7 @@ from kmt import hooks
 from kmt.config import WORDS, load
 from kmt.errors import KmtError
 from kmt.guest.plugin import SharedPlugin
+from kmt.hints import task
 from kmt.plugin.session import MatrixPlugin
 
 IN_GUEST = "KMT_GUEST"
@@ -105,6 +106,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _refuse(config: pytest.Config) -> None:
     if config.getoption("usepdb", default=False) or config.getoption("trace", default=False):
-        raise pytest.UsageError("kmt: --pdb cannot reach into guests; use invoke kmt.shell KERNEL, or --kernel host")
+        raise pytest.UsageError(f"kmt: --pdb cannot reach into guests; use {task('shell KERNEL')}, or --kernel host")
     if config.getoption("numprocesses", default=None) or config.getoption("tx", default=None):
         raise pytest.UsageError("kmt: -n (xdist) does not go with --kernel; kernels run at once by --kernel-jobs N")

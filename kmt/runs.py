@@ -29,6 +29,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from kmt.errors import ConfigError, KmtError
+from kmt.hints import task
 from kmt.paths import cache, locked
 
 KEEP = 20
@@ -141,7 +142,7 @@ def start(kernels: Sequence[str], argv: Sequence[str]) -> Iterator[Run]:
         run._write()
     except OSError as error:
         lock.release()
-        raise RunError(f"{directory}: {error.strerror}", hint="./inv kmt.doctor looks at the disk") from None
+        raise RunError(f"{directory}: {error.strerror}", hint=f"{task('doctor')} looks at the disk") from None
     try:
         yield run
     finally:
@@ -185,7 +186,7 @@ def find(run_id: str = "", *, alive: bool = False) -> Seen:
         runs = [r for r in runs if r.record.id == run_id] or [r for r in runs if r.record.id.startswith(run_id)]
     if not runs:
         what = f"run {run_id!r}" if run_id else "run"
-        raise ConfigError(f"there is no {what}{' going on' if alive else ''}", hint="./inv kmt.status lists them")
+        raise ConfigError(f"there is no {what}{' going on' if alive else ''}", hint=f"{task('status')} lists them")
     if run_id and len(runs) > 1:
         raise ConfigError(f"{run_id!r} fits {', '.join(r.record.id for r in runs)}", hint="give more of it")
     return runs[-1]

@@ -24,6 +24,7 @@ from pathlib import Path
 from kmt import paths, proc
 from kmt.archive.mirror import line
 from kmt.errors import ArchiveError, MirrorError, UnavailableError
+from kmt.hints import task
 from kmt.matrix import Source
 
 HELPER = "/usr/lib/apt/apt-helper"
@@ -222,7 +223,7 @@ def _download_error(said: str, work: Path, promised: int) -> ArchiveError:
         return no_space(work.parent, promised)
     if "Hash Sum mismatch" in complaints or "unexpected size" in complaints:
         return ArchiveError(
-            f"a package is not what the index says:\n{complaints}", hint="try: ./inv kmt.fetch --update"
+            f"a package is not what the index says:\n{complaints}", hint=f"try: {task('fetch --update')}"
         )
     if _not_found(complaints):
         return UnavailableError(f"a package has gone from the archive:\n{complaints}")
@@ -239,7 +240,7 @@ def no_space(room: Path, need: int) -> ArchiveError:
     """The error for a full disk: how much is needed, how much is there, where, and what to do."""
     free = shutil.disk_usage(room).free
     wants = f"{megabytes(need)} needed, " if need else ""
-    hint = "try: ./inv kmt.clean, or KMT_CACHE=DIR on a larger disk"
+    hint = f"try: {task('clean')}, or KMT_CACHE=DIR on a larger disk"
     return ArchiveError(f"no space left in {room}: {wants}{megabytes(free)} free", hint=hint)
 
 

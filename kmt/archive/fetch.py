@@ -19,6 +19,7 @@ from kmt.archive import apt, local, lock, mirror, packages, resolve, unpack
 from kmt.archive.packages import Package
 from kmt.config import Config
 from kmt.errors import ArchiveError, KmtError, MirrorError, UnavailableError
+from kmt.hints import task
 from kmt.kernel import Kernel
 from kmt.matrix import Row, Source
 
@@ -166,7 +167,7 @@ def _resolve(row: Row) -> lock.Pin:
 
 def _pin_gone(row: Row, pin: lock.Pin, path: Path, error: UnavailableError) -> UnavailableError:
     """What was pinned, and what is there instead."""
-    hint = f"try: ./inv kmt.fetch --update, or remove the pin from {path}"
+    hint = f"try: {task('fetch --update')}, or remove the pin from {path}"
     pinned = f"{row.name}: the pinned {pin.packages[0].name} {pin.packages[0].version} has gone from the archive"
     try:
         now = _resolve(row)

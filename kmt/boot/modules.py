@@ -15,6 +15,7 @@ from pathlib import Path
 
 from kmt import proc
 from kmt.errors import ImageError
+from kmt.hints import task
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def content(path: Path) -> bytes:
                 return plain.read()
         return path.read_bytes()
     except (OSError, EOFError, lzma.LZMAError) as error:
-        raise ImageError(f"{path}: {error}", hint="./inv kmt.fetch fetches it anew") from None
+        raise ImageError(f"{path}: {error}", hint=f"{task('fetch')} fetches it anew") from None
 
 
 def _soft_dependencies(directory: Path) -> dict[str, list[str]]:

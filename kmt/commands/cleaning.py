@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kmt import runs
 from kmt.errors import ConfigError
+from kmt.hints import task
 from kmt.paths import cache, cache_base, leftovers, older_layouts, sweep
 
 
@@ -17,7 +18,7 @@ def clean(*, everything: bool = False) -> list[str]:
     """
     alive = [run.record.id for run in runs.seen() if run.alive]
     if everything and alive:
-        raise ConfigError(f"run {', '.join(alive)} goes on", hint="./inv kmt.stop ends it")
+        raise ConfigError(f"run {', '.join(alive)} goes on", hint=f"{task('stop')} ends it")
     if everything:
         return [_remove(cache_base())]
     over = [run.dir for run in runs.seen() if not run.alive]

@@ -23,6 +23,7 @@ from kmt import backends, config, matrix, runs
 from kmt.backends.base import Backend, Machine
 from kmt.backends.kept import kept
 from kmt.errors import ConfigError, KmtError
+from kmt.hints import task
 from kmt.plugin.collect import GuestCollector
 from kmt.plugin.items import KernelItem, adopt, expand, runs_in_guests
 from kmt.plugin.options import coverage, take_coverage, travelling_options
@@ -73,7 +74,7 @@ class MatrixPlugin:
         self._rows = [matrix.Row(HOST)] if HOST in words else []
         self._rows += self._matrix.select(others) if others else []
         if not self._rows:
-            raise ConfigError("--kernel names no kernel", hint="pytest --kernel default; ./inv kmt.ls lists them")
+            raise ConfigError("--kernel names no kernel", hint=f"pytest --kernel default; {task('ls')} lists them")
         named = {w.removeprefix("v") for w in words}
         strict = pytest_config.getoption("--kernel-strict")
         self._strict = frozenset(r.name for r in self._rows if strict or r.name in named)

@@ -25,6 +25,7 @@ from debian.debfile import DebFile
 
 from kmt import archive, proc
 from kmt.errors import BuildError, KmtError
+from kmt.hints import task
 from kmt.paths import cache, locked, published
 from kmt.roots import image, rootfs
 from kmt.roots.rootfs import Progress, quiet
@@ -148,7 +149,7 @@ class Compiler:
             (work / "versions.json").write_text(versions)
         if not self.is_running():
             answer = proc.run(command(self.root, ["clang", "--version"]), check=False)
-            raise BuildError(f"the compiler environment does not run:\n{answer.tail()}", hint="try: ./inv kmt.doctor")
+            raise BuildError(f"the compiler environment does not run:\n{answer.tail()}", hint=f"try: {task('doctor')}")
 
     def exec(
         self,

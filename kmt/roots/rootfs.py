@@ -21,6 +21,7 @@ from kmt import proc
 from kmt.archive import mirror
 from kmt.boot.disks import erofs
 from kmt.errors import ImageError
+from kmt.hints import task
 from kmt.paths import PACKAGE, cache_base
 
 Progress = Callable[[str, int, int], None]
@@ -199,7 +200,7 @@ def telling(said: Sequence[str], most: int = 6) -> list[str]:
 def failure(what: str, words: Sequence[str]) -> ImageError:
     """(pure) The error that shows a tool's last words, and what to do about the usual causes."""
     text = "\n  ".join([f"{what}:", *words]) if words else what
-    hint = next((hint for cause, hint in _HINTS if re.search(cause, text)), "try: ./inv kmt.doctor")
+    hint = next((hint for cause, hint in _HINTS if re.search(cause, text)), f"try: {task('doctor')}")
     return ImageError(text, hint=hint.format(cache=cache_base()))
 
 
