@@ -17,6 +17,7 @@ from kmt.config import Config
 from kmt.deadline import Deadline
 from kmt.errors import ConfigError, VmError, VmLostError
 from kmt.guest.wire import Kind, pack
+from kmt.hints import task
 from kmt.keeper import client
 from kmt.keeper.client import Lease
 from kmt.kernel import Kernel
@@ -67,7 +68,7 @@ class KeptBackend:
     @property
     def notice(self) -> str:
         """The inner backend's, and that guests stay."""
-        stay = f"guests stay with run {self._keeper.record.id}; ./inv kmt.stop {self._keeper.record.id} ends them"
+        stay = f"guests stay with run {self._keeper.record.id}; {task('stop')} {self._keeper.record.id} ends them"
         return "; ".join(filter(None, (self._inner.notice, stay)))
 
     @property
