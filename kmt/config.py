@@ -62,6 +62,10 @@ class Config:
     """What stays in one guest when a kernel's tests are spread over several: module, test, or none (no spreading)."""
     fresh: str = "session"
     """What gets a kernel that nobody has touched: each test, each module, or the session."""
+    snapshots: bool = True
+    """Start guests from a memory snapshot of the booted kernel where the backend can."""
+    snapshot_store: int = 8192
+    """MiB that snapshots may take in the cache; the least recently used go first."""
     file_limit: int = 10
     """MiB; a larger file of the project stays behind and is named."""
 

@@ -84,5 +84,13 @@ class VmTimedOutError(VmError):
     outcome = "hang"
 
 
+class SnapshotError(KmtError):
+    """A machine's memory could not be kept, or what was kept cannot be used."""
+
+
+class NoPlaceError(SnapshotError):
+    """There is no place for a machine's memory: no room, or a file system that cannot hold it."""
+
+
 class AgentError(KmtError):
     """The guest's agent broke the protocol or could not do what it was asked."""

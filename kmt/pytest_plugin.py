@@ -71,6 +71,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="MINUTES",
         help="leave guests running for the next run, until they idle that long; what tests did to them stays",
     )
+    group.addoption(
+        "--kernel-snapshots",
+        choices=("on", "off"),
+        help="start guests from a memory snapshot of the booted kernel (default: on)",
+    )
     group.addoption("--kernel-json", metavar="FILE", help="write the results of every kernel as JSON")
     group.addoption(
         "--kernel-strict", action="store_true", help="a kernel that the archive no longer has fails the run"

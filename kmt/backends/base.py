@@ -10,7 +10,7 @@ import socket
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 from kmt.deadline import Deadline
 from kmt.errors import VmError
@@ -26,6 +26,32 @@ class Machine:
     compiler: bool = False
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """A machine at rest: ``ram`` is a descriptor of its memory, ``state`` that of its devices.
+
+    One made by ``Backend.checkpoint`` owns its memory, a file without a name: it goes with the ``with``, or with this
+    process, however that ends. Guests that run from it go on.
+    """
+
+    kernel: Kernel
+    machine: Machine
+    ram: int
+    state: bytes
+    owned: IO[bytes] | None = None
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        if self.owned is not None:
+            self.owned.close()
+
+
 class Vm(Protocol):
     """A running guest. It ends with the ``with`` that launched it, or with this process, whichever is first."""
 
@@ -37,6 +63,8 @@ class Vm(Protocol):
     """The machine's process on this host."""
     console: Path
     """The log of everything the machine printed; grows while it runs."""
+    restored: bool
+    """It came out of a snapshot or checkpoint; False: it booted."""
 
     def death(self) -> VmError | None:
         """None while the machine runs; else why it does not (panic, oops, lost), with the console's words."""
@@ -67,19 +95,43 @@ class Backend(Protocol):
         ...
 
     @property
+    def checkpoints(self) -> bool:
+        """Guests launched ``checkpointable`` can be frozen (unless they had to boot: ``Vm.restored``)."""
+        ...
+
+    @property
     def deadline_factor(self) -> float:
         """How much longer than with hardware virtualisation things take here; every timeout is scaled by it."""
         ...
 
     def prepare(self, kernel: Kernel, machine: Machine) -> None:
-        """Make what ``launch`` needs (image, disks, the choice of an accelerator); long only the first time."""
+        """Make what ``launch`` needs (image, disks, a warm snapshot, the accelerator); long only the first time."""
         ...
 
-    def launch(self, kernel: Kernel, machine: Machine, run_dir: Path, deadline: Deadline) -> AbstractContextManager[Vm]:
-        """Start the machine and return at once: the agent's first frame says that it is up.
+    def launch(
+        self, kernel: Kernel, machine: Machine, run_dir: Path, deadline: Deadline, *, checkpointable: bool = False
+    ) -> AbstractContextManager[Vm]:
+        """Start the machine: the agent's first frame, HELLO, says that it is up.
+
+        From a warm snapshot where the backend has them, and then it has spoken; else it boots, and this returns at
+        once. ``checkpointable``: it will be given to ``checkpoint``.
 
         ``run_dir`` exists, is private to this kernel of this run, and keeps the console log.
         Raises ``VmNeverStartedError`` or ``ImageError``.
+        """
+        ...
+
+    def checkpoint(self, vm: Vm, deadline: Deadline) -> Checkpoint:
+        """Freeze a guest that was launched ``checkpointable``; its process ends. Raises ``SnapshotError``.
+
+        Freeze it when it is still: after WARM, or after a COLLECTED that says ``paused``.
+        """
+        ...
+
+    def restore(self, checkpoint: Checkpoint, run_dir: Path, deadline: Deadline) -> AbstractContextManager[Vm]:
+        """A guest that goes on from there, as often and as many at once as wanted; its agent says HELLO again.
+
+        Raises ``SnapshotError``.
         """
         ...
 

@@ -11,18 +11,18 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
 import kmt
 from kmt import proc
-from kmt.backends.base import Machine
+from kmt.backends.base import Checkpoint, Machine, Vm
 from kmt.backends.stopping import stop
 from kmt.boot.consolelog import Watch, free_path
 from kmt.deadline import Deadline
-from kmt.errors import VmError, VmLostError
+from kmt.errors import SnapshotError, VmError, VmLostError
 from kmt.kernel import Kernel
 
 
@@ -30,6 +30,7 @@ class HostVm:
     """The agent's process; see ``kmt.backends.base.Vm``."""
 
     accelerator = "none"
+    restored = False
 
     def __init__(self, process: subprocess.Popen[bytes], channel: socket.socket, watch: Watch) -> None:
         self.channel = channel
@@ -67,6 +68,7 @@ class HostBackend:
     shares_files = True
     deadline_factor = 1.0
     notice = ""
+    checkpoints = False
 
     def prepare(self, kernel: Kernel, machine: Machine) -> None:
         """Nothing is needed."""
@@ -75,8 +77,18 @@ class HostBackend:
         """The command that ``launch`` would start."""
         return [sys.executable, "-B", "-m", "kmt_guest"]
 
+    def checkpoint(self, vm: Vm, deadline: Deadline) -> Checkpoint:
+        """There is no machine here that could be frozen."""
+        raise SnapshotError("this machine's own kernel cannot be frozen", hint="--kernel-backend qemu")
+
+    def restore(self, checkpoint: Checkpoint, run_dir: Path, deadline: Deadline) -> AbstractContextManager[Vm]:
+        """Nor brought back."""
+        raise SnapshotError("this machine's own kernel cannot be restored", hint="--kernel-backend qemu")
+
     @contextmanager
-    def launch(self, kernel: Kernel, machine: Machine, run_dir: Path, deadline: Deadline) -> Iterator[HostVm]:
+    def launch(
+        self, kernel: Kernel, machine: Machine, run_dir: Path, deadline: Deadline, *, checkpointable: bool = False
+    ) -> Iterator[HostVm]:
         """Start the agent. Call it from the thread that keeps the ``with``."""
         package = run_dir / "agent"
         package.mkdir(exist_ok=True)

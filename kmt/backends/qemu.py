@@ -1,91 +1,34 @@
 """The backend ``qemu``: a kernel booted by QEMU, with hardware virtualisation where it works, emulated elsewhere.
 
-Start at ``QemuBackend.launch``. The command line is made in ``qemu_args.py``, disks in ``kmt/boot/disks.py``, what the
-console says is understood in ``kmt/boot/console.py``.
+Start at ``QemuBackend.launch``: from a warm snapshot where there can be one (``kmt/snapshot``), else booted. The
+command line is made in ``qemu_args.py``, the process is ``qemu_vm.py``'s, disks are ``kmt/boot/disks.py``'s.
 """
 
 from __future__ import annotations
 
-import signal
-import socket
-import subprocess
-import time
+import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from kmt import proc
-from kmt.backends import qemu_args, qemu_program
-from kmt.backends.base import Machine
-from kmt.backends.stopping import stop
+from kmt.backends import qemu_args, qemu_program, qemu_snapshots
+from kmt.backends.base import Checkpoint, Machine, Vm
+from kmt.backends.qemu_args import Memory
+from kmt.backends.qemu_vm import QemuVm, running
 from kmt.boot import accel, disks
-from kmt.boot.console import Console
-from kmt.boot.consolelog import Watch, free_path
 from kmt.config import Config
 from kmt.deadline import Deadline
-from kmt.errors import VmError, VmLostError, VmNeverStartedError, VmPanickedError
+from kmt.errors import KmtError, NoPlaceError, SnapshotError
 from kmt.kernel import Kernel
 from kmt.roots import compiler, image, rootfs
+from kmt.snapshot import ram, store
 
 Progress = Callable[[str, int, int], None]
-PANIC_GRACE = 10.0
-"""Seconds in which QEMU ends by itself after a panic; a kernel that cannot even reboot is dead after them."""
-
-
-class QemuVm:
-    """A guest in QEMU; see ``kmt.backends.base.Vm``."""
-
-    def __init__(
-        self, process: subprocess.Popen[bytes], channel: socket.socket, watch: Watch, errors: Path, accelerator: str
-    ) -> None:
-        self.accelerator = accelerator
-        self.channel = channel
-        self.console = watch.path
-        self.pid = process.pid
-        self._process = process
-        self._watch = watch
-        self._errors = errors
-
-    def death(self) -> VmError | None:
-        """None while it runs; else why it does not."""
-        status = self._process.poll()
-        seen = self._watch.panicked_at
-        if status is None and (seen is None or time.monotonic() - seen < PANIC_GRACE):
-            return None
-        if status is not None:
-            self._watch.join(2.0)
-        said = self._errors.read_text(errors="replace").strip() if self._errors.is_file() else ""
-        return why(self._watch.console, status, said)
-
-    @property
-    def phase(self) -> str:
-        """The console's phase, or ``ended``."""
-        phase = self._watch.console.phase
-        return "ended" if phase in ("starting", "booting", "ready") and self._process.poll() is not None else phase
-
-    def remarks(self) -> list[str]:
-        """What a person wants to know of a guest that hangs: the kernel's own words on stalls and memory."""
-        found = (self._watch.console.finding(kind) for kind in ("oops", "bug", "stall", "oom"))
-        return [str(finding) for finding in found if finding]
-
-
-def why(console: Console, status: int | None, said: str) -> VmError:
-    """(pure) The error for a machine that ended: the kernel's words first, then our init's, then QEMU's."""
-    last = said.splitlines()[-1] if said else ""
-    if console.fatal:
-        return VmPanickedError(str(console.fatal))
-    if status is not None and status < 0:
-        return VmLostError(f"QEMU was ended by {signal.Signals(-status).name}")
-    if console.words.startswith("kmt: initramfs:"):
-        return VmNeverStartedError(console.words.removeprefix("kmt: "))
-    if not console.lines:
-        return VmNeverStartedError(f"QEMU ended before the kernel said a word: {last or f'status {status}'}")
-    memory = console.finding("oom")
-    if memory and not console.words.endswith("ended with status 0"):
-        return VmLostError(f"the guest ran out of memory: {memory}", hint="give it more: [tool.kmt] memory, in MiB")
-    if status:
-        return VmLostError(f"QEMU ended with status {status}: {last}")
-    return VmLostError(f"the guest powered itself off; its last words: {console.words or 'none'}")
+WARM_SECONDS = 60.0
+"""What booting and warming up a guest may take with hardware virtualisation; scaled without."""
+RESTORE_SECONDS = 5.0
+"""What a guest may take from a snapshot to its first word; scaled likewise."""
+_log = logging.getLogger("kmt")
 
 
 class QemuBackend:
@@ -99,9 +42,21 @@ class QemuBackend:
         self._config = config
         self._wanted = accelerator
         self._progress = progress or rootfs.quiet
-        self.notice = ""
-        """One line that people should see: why guests are emulated."""
+        self._accel_notice = ""
+        self._without: dict[str, str] = {}
+        """Keys of snapshots that could not be made or used in this run, with why: those guests boot."""
         accel.check_word(accelerator)
+
+    @property
+    def notice(self) -> str:
+        """One line that people should see: why guests are emulated, or boot although a snapshot was wanted."""
+        reasons = dict.fromkeys(self._without.values())
+        return "; ".join(filter(None, [self._accel_notice, *reasons]))
+
+    @property
+    def checkpoints(self) -> bool:
+        """Guests that are launched ``checkpointable`` can be frozen and restored."""
+        return self._config.snapshots
 
     @property
     def deadline_factor(self) -> float:
@@ -111,9 +66,9 @@ class QemuBackend:
     def accelerator(self, kernel: Kernel) -> str:
         """``kvm`` or ``tcg``, tried with that kernel when no earlier try is remembered."""
         choice = accel.choose(qemu_program.find(), kernel, self._wanted)
-        if choice.notice and not self.notice:
+        if choice.notice and not self._accel_notice:
             self._progress(choice.notice, 1, 1)
-        self.notice = choice.notice
+        self._accel_notice = choice.notice
         return choice.accelerator
 
     def files(self, kernel: Kernel, machine: Machine) -> qemu_args.Files:
@@ -128,46 +83,146 @@ class QemuBackend:
         )
 
     def prepare(self, kernel: Kernel, machine: Machine) -> None:
-        """Make image, disks and initramfs, and choose the accelerator, where no earlier run has."""
+        """Make image, disks, initramfs and warm snapshot, and choose the accelerator, where no earlier run has."""
         self.files(kernel, machine)
         self.accelerator(kernel)
+        self._snapshot(kernel, machine)
 
     def command_line(self, kernel: Kernel, machine: Machine, run_dir: Path) -> list[str]:
-        """The command that ``launch`` would start, but for the number of an inherited descriptor. Boots nothing."""
-        return self._command(kernel, machine, accel.expected(qemu_program.find(), self._wanted), channel=3)
+        """The command of a guest that boots, but for the numbers of inherited descriptors. Boots nothing."""
+        accelerator = accel.expected(qemu_program.find(), self._wanted)
+        return self._command(kernel, machine, accelerator, channel=3, monitor=4)
 
     def shell_command(self, kernel: Kernel, machine: Machine) -> list[str]:
         """The same machine with a root shell on its console instead of the agent, for a terminal."""
         return self._command(kernel, machine, self.accelerator(kernel), channel=None)
 
-    def _command(self, kernel: Kernel, machine: Machine, accelerator: str, *, channel: int | None) -> list[str]:
+    def _command(
+        self,
+        kernel: Kernel,
+        machine: Machine,
+        accelerator: str,
+        *,
+        channel: int | None,
+        monitor: int | None = None,
+        memory: Memory | None = None,
+    ) -> list[str]:
         lsm = None
         if kernel.config is not None:
             lsm = qemu_args.configured_lsm(kernel.config.read_text(errors="replace"))
-        files = self.files(kernel, machine)
+        files, qemu = self.files(kernel, machine), qemu_program.find()
+        wires = {"channel": channel, "monitor": monitor}
         return qemu_args.command(
-            qemu_program.find(), files, machine, accelerator, name=kernel.name, lsm=lsm, channel=channel
-        )
+            qemu, files, machine, accelerator, name=kernel.name, lsm=lsm, memory=memory, **wires
+        )  # fmt: skip
 
     @contextmanager
-    def launch(self, kernel: Kernel, machine: Machine, run_dir: Path, deadline: Deadline) -> Iterator[QemuVm]:
-        """Start the guest. Call it from the thread that keeps the ``with``: QEMU dies with that thread."""
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            accelerator = self.accelerator(kernel)
-            command = self._command(kernel, machine, accelerator, channel=theirs.fileno())
-            watch = Watch(free_path(run_dir, "console"))
-            errors = free_path(run_dir, "qemu")
+    def _running(
+        self, kernel: Kernel, machine: Machine, run_dir: Path, deadline: Deadline, memory: Memory | None = None
+    ) -> Iterator[QemuVm]:
+        """The machine's process."""
+        accelerator = self.accelerator(kernel)
+
+        def command(channel: int, monitor: int) -> list[str]:
+            return self._command(kernel, machine, accelerator, channel=channel, monitor=monitor, memory=memory)
+
+        inherited = [memory.descriptor] if memory else []
+        with running(command, run_dir, accelerator, deadline, (kernel, machine), inherited=inherited) as vm:
             try:
-                with errors.open("wb") as stderr:
-                    process = proc.spawn(command, stdout=watch.writing, stderr=stderr, pass_fds=[theirs.fileno()])
+                yield vm
             finally:
-                watch.started()
-            theirs.close()
+                if accelerator == "kvm" and vm.mute:
+                    accel.forget(qemu_program.find())
+
+    @contextmanager
+    def launch(
+        self, kernel: Kernel, machine: Machine, run_dir: Path, deadline: Deadline, *, checkpointable: bool = False
+    ) -> Iterator[QemuVm]:
+        """A guest from the warm snapshot; one that boots where there is none, or where it turns out to be broken.
+
+        Call it from the thread that keeps the ``with``: QEMU dies with that thread.
+        """
+        key = self._snapshot(kernel, machine)
+        with ExitStack() as stack:
+            vm = None
             try:
-                yield QemuVm(process, ours, watch, errors, accelerator)
-            finally:
-                if accelerator == "kvm" and process.poll() and not watch.console.lines:
-                    accel.forget(command[0])
-                stop(process)
-                watch.join(5.0)
+                if key:
+                    snapshot = stack.enter_context(store.opened(key))
+                    frozen = Checkpoint(kernel, machine, snapshot.ram, snapshot.state)
+                    vm = stack.enter_context(self._thawed(frozen, run_dir, deadline, private=checkpointable))
+            except NoPlaceError as error:
+                self._go_without(key, f"{kernel.name} boots: {error}")
+            except SnapshotError as error:
+                store.discard(key)
+                self._go_without(key, f"the warm snapshot of {kernel.name} was thrown away and it boots: {error}")
+            yield vm or stack.enter_context(self._running(kernel, machine, run_dir, deadline))
+
+    @contextmanager
+    def restore(self, checkpoint: Checkpoint, run_dir: Path, deadline: Deadline) -> Iterator[QemuVm]:
+        """A guest that goes on where the checkpoint's was frozen, with a clock, entropy and names of its own.
+
+        As often and as many at once as wanted: they share its memory, copy-on-write. Raises SnapshotError.
+        """
+        with self._thawed(checkpoint, run_dir, deadline, private=False) as vm:
+            yield vm
+
+    @contextmanager
+    def _thawed(self, frozen: Checkpoint, run_dir: Path, deadline: Deadline, *, private: bool) -> Iterator[QemuVm]:
+        """A guest from that memory and state. ``private``: on a copy of the memory, so that it can be frozen again."""
+        with ExitStack() as stack:
+            own = stack.enter_context(ram.copy(frozen.ram, run_dir)) if private else None
+            memory = Memory(own.fileno() if own else frozen.ram, shared=private, incoming=True)
+            vm = stack.enter_context(self._running(frozen.kernel, frozen.machine, run_dir, deadline, memory))
+            vm.own_ram = own
+            limit = deadline.sooner(RESTORE_SECONDS * accel.FACTORS[vm.accelerator])
+            qemu_snapshots.resume(vm, frozen.state, frozen.kernel.name, limit)
+            yield vm
+
+    def checkpoint(self, vm: Vm, deadline: Deadline) -> Checkpoint:
+        """Freeze a guest that was launched ``checkpointable``; it ends. Raises SnapshotError."""
+        assert isinstance(vm, QemuVm)
+        return qemu_snapshots.checkpoint(vm, deadline)
+
+    def _snapshot(self, kernel: Kernel, machine: Machine) -> str:
+        """The key of the machine's warm snapshot, made where it is missing; empty where there is to be none."""
+        if not self._config.snapshots:
+            return ""
+        files, accelerator = self.files(kernel, machine), self.accelerator(kernel)
+        memory = Memory(0, shared=True, incoming=False)
+        argv = self._command(kernel, machine, accelerator, channel=0, monitor=0, memory=memory)
+        key = qemu_snapshots.key_of(kernel, files, accelerator, argv)
+        if key in self._without:
+            return ""
+        if not store.exists(key):
+            try:
+                self._make(key, kernel, machine)
+            except KmtError as error:
+                self._go_without(key, f"there is no warm snapshot of {kernel.name} and it boots: {error}")
+                return ""
+        return key
+
+    def _make(self, key: str, kernel: Kernel, machine: Machine) -> None:
+        def fill(descriptor: int, logs: Path) -> bytes:
+            if key in self._without:  # another thread has just tried
+                raise SnapshotError(self._without[key])
+            self._progress(f"warm snapshot of {kernel.name}", 0, 1)
+            deadline = Deadline(WARM_SECONDS * self.deadline_factor)
+            memory = Memory(descriptor, shared=True, incoming=False)
+            with self._running(kernel, machine, logs, deadline, memory) as vm:
+                state = qemu_snapshots.warm_and_freeze(vm, deadline, self.deadline_factor)
+            self._progress(f"warm snapshot of {kernel.name}", 1, 1)
+            return state
+
+        store.make(
+            key,
+            machine.memory_mib << 20,
+            fill,
+            kernel=kernel.name,
+            machine=f"{machine.cpus} CPUs, {machine.memory_mib} MiB{', compiler' if machine.compiler else ''}",
+            limit_mib=self._config.snapshot_store,
+        )
+
+    def _go_without(self, key: str, why: str) -> None:
+        if key not in self._without:
+            self._without[key] = why
+            _log.warning("kmt: %s", why)

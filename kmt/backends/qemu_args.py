@@ -26,6 +26,19 @@ class Option:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """A file that the guest's memory lies in: written through when ``shared``, else copied on write.
+
+    ``descriptor`` is open, and inherited by QEMU. With ``incoming`` the machine does not boot but waits for a state
+    that belongs to that memory.
+    """
+
+    descriptor: int
+    shared: bool
+    incoming: bool
+
+
+@dataclass(frozen=True)
 class Files:
     """What a guest boots from; ``None``: not attached."""
 
@@ -37,21 +50,31 @@ class Files:
 
 
 def command(
-    qemu: str, files: Files, machine: Machine, accelerator: str, *, name: str, lsm: str | None, channel: int | None
+    qemu: str,
+    files: Files,
+    machine: Machine,
+    accelerator: str,
+    *,
+    name: str,
+    lsm: str | None,
+    channel: int | None,
+    monitor: int | None = None,
+    memory: Memory | None = None,
 ) -> list[str]:
     """The whole command line.
 
-    The console is QEMU's standard output (and input). ``channel`` is an open descriptor, inherited by QEMU, of a
-    connected stream socket to the agent: no path on disk, nothing to clean up, nobody else can connect. With None
-    the guest gives a root shell on its console instead of the agent.
+    The console is QEMU's standard output (and input). ``channel`` and ``monitor`` are open descriptors, inherited by
+    QEMU, of connected stream sockets to the agent and for QMP: no path on disk, nothing to clean up, nobody else can
+    connect. Without a channel the guest gives a root shell on its console instead of the agent.
     """
     options = [
         HEADLESS,
         ENDS_ON_PANIC,
         CONSOLE,
         _processor(accelerator, machine.cpus),
-        _memory(machine.memory_mib),
+        _memory(machine.memory_mib, memory),
         RANDOM,
+        _monitor(monitor),
         _disk("kmt-root", files.root),
         _disk("kmt-kernel", files.kernel),
         _disk("kmt-compiler", files.compiler if machine.compiler else None),
@@ -63,7 +86,14 @@ def command(
 
 def probe_command(qemu: str, files: Files, accelerator: str) -> list[str]:
     """The smallest machine with that accelerator: what ``kmt/boot/accel.py`` boots to see whether it works."""
-    options = [HEADLESS, ENDS_ON_PANIC, CONSOLE, _processor(accelerator, 1), _memory(256), Option(words=("quiet",))]
+    options = [
+        HEADLESS,
+        ENDS_ON_PANIC,
+        CONSOLE,
+        _processor(accelerator, 1),
+        _memory(256, None),
+        Option(words=("quiet",)),
+    ]
     return [qemu, *_boot(files, options)]
 
 
@@ -103,8 +133,20 @@ def _processor(accelerator: str, cpus: int) -> Option:
     )
 
 
-def _memory(mib: int) -> Option:
-    return Option(("-m", f"{mib}M"))
+def _memory(mib: int, file: Memory | None) -> Option:
+    size = ("-m", f"{mib}M")
+    if file is None:
+        return Option(size)
+    share = "on" if file.shared else "off"
+    backing = f"memory-backend-file,id=kmt-ram,size={mib}M,mem-path=/proc/self/fd/{file.descriptor},share={share}"
+    incoming = ("-incoming", "defer") if file.incoming else ()
+    return Option((*size, "-object", backing, "-machine", "memory-backend=kmt-ram", *incoming))
+
+
+def _monitor(descriptor: int | None) -> Option:
+    if descriptor is None:
+        return Option()
+    return Option(("-chardev", f"socket,id=monitor,fd={descriptor}", "-mon", "chardev=monitor,mode=control"))
 
 
 def _disk(serial: str, path: Path | None) -> Option:

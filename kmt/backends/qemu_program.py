@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from functools import lru_cache
+from pathlib import Path
 
 from kmt import proc
 from kmt.errors import VmNeverStartedError
@@ -27,12 +28,23 @@ def find() -> str:
     return path
 
 
+def identity(path: str) -> str:
+    """What tells this QEMU from any other: its words of itself, size and time of its program."""
+    status = Path(path).stat()
+    return f"{_said(path).splitlines()[0]} {status.st_size} {status.st_mtime_ns}"
+
+
 @lru_cache
 def version(path: str) -> tuple[int, int, int]:
     """``(7, 2, 22)``. Raises VmNeverStartedError when it is no QEMU."""
-    said = proc.run([path, "--version"], check=False, timeout=30, error=VmNeverStartedError)
-    match = re.search(r"QEMU emulator version (\d+)\.(\d+)(?:\.(\d+))?", said.stdout)
+    match = re.search(r"QEMU emulator version (\d+)\.(\d+)(?:\.(\d+))?", _said(path))
     if match is None:
-        raise VmNeverStartedError(f"{path} --version does not speak of QEMU: {said.tail(1)}", hint=_INSTALL)
+        raise VmNeverStartedError(f"{path} --version does not speak of QEMU: {_said(path)}", hint=_INSTALL)
     major, minor, patch = (int(number or 0) for number in match.groups())
     return major, minor, patch
+
+
+@lru_cache
+def _said(path: str) -> str:
+    said = proc.run([path, "--version"], check=False, timeout=30, error=VmNeverStartedError)
+    return said.stdout or said.tail(1)

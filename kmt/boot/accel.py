@@ -151,11 +151,11 @@ def _reason(stderr: str) -> str:
 def _record(qemu: str) -> Path:
     """Where the verdict for this machine is kept."""
     version = ".".join(map(str, qemu_program.version(qemu)))
-    identity = [version, platform.release(), platform.version(), _processor(), str(os.getuid())]
+    identity = [version, platform.release(), platform.version(), processor(), str(os.getuid())]
     return cache("accel") / f"{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]}.json"
 
 
-def _processor() -> str:
+def processor() -> str:
     """Model and flags of the first CPU: the flags tell a virtual machine with nesting from one without."""
     text = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0]
     return "\n".join(line for line in text.splitlines() if line.startswith(("model", "flags", "vendor_id")))

@@ -2,13 +2,12 @@
 
 Laws: one request at a time, each ends in exactly one of DONE, FAILED or EXIT; a child runs in a session of its own
 and all of that session is killed when it ends; the verdict (frames) and the chatter (OUTPUT) are different frames;
-the agent itself runs nothing of the project.
+the agent itself runs nothing of the project; what it warms up with (WARM) is gone before it answers.
 """
 
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import sys
 import tarfile
@@ -16,9 +15,10 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from . import fresh
 from .children import relay, start_command, start_function
 from .port import HostGoneError, Port
-from .wire import CHUNK, VERSION, Frame, Kind, WireError
+from .wire import CHUNK, Frame, Kind, WireError
 
 # The filters came with Python 3.11.4; from 3.14 on the default one would refuse what a project may hold.
 _FILTER: dict[str, Any] = {"filter": "tar"} if hasattr(tarfile, "tar_filter") else {}
@@ -31,7 +31,7 @@ def main() -> int:
     Path(ARTIFACTS).mkdir(parents=True, exist_ok=True)
     port = Port()
     try:
-        port.send(Kind.HELLO, _hello())
+        port.send(Kind.HELLO, fresh.hello())
         serve(port)
     except HostGoneError:
         return 1
@@ -39,17 +39,6 @@ def main() -> int:
         print(f"kmt: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def _hello() -> dict[str, Any]:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "version": VERSION,
-        "release": platform.release(),
-        "python": platform.python_version(),
-        "cpus": os.cpu_count(),
-        "memory_mib": memory >> 20,
-    }
 
 
 def serve(port: Port) -> None:
@@ -60,7 +49,7 @@ def serve(port: Port) -> None:
             return
         try:
             _handle(port, frame)
-        except (OSError, KeyError, TypeError, tarfile.TarError) as error:
+        except (OSError, KeyError, TypeError, ValueError, tarfile.TarError, RuntimeError) as error:
             port.send(Kind.FAILED, {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()})
 
 
@@ -73,14 +62,25 @@ def _handle(port: Port, frame: Frame) -> None:
         port.send(Kind.DONE, {"files": unpack(port, frame.body["dest"])})
     elif frame.kind is Kind.ARTIFACTS:
         send_artifacts(port)
+    elif frame.kind is Kind.WARM:
+        from .warm import warm
+
+        done = warm()
+        port.still = True
+        port.send(Kind.DONE, done)
+    elif frame.kind is Kind.RESUME:
+        fresh.resume(frame.body)
+        port.send(Kind.HELLO, fresh.hello())
+    elif frame.kind is Kind.CLOCK:
+        fresh.set_clock(frame.body["now"])
     elif frame.kind is Kind.EXEC:
         relay(port, start_command(frame.body))
     elif frame.kind is Kind.PYTEST:
-        from .runner import run_pytest
+        from .runner import Channel, run_pytest
 
-        relay(port, start_function(lambda channel: run_pytest(frame.body, channel)))
-    # CANCEL and INPUT for a child that has just ended are late, not wrong.
-    elif frame.kind not in (Kind.CANCEL, Kind.INPUT, Kind.EXAMPLES):
+        relay(port, start_function(lambda stream: run_pytest(frame.body, Channel(stream))))
+    # These are late, not wrong, for a child that has just ended.
+    elif frame.kind not in (Kind.CANCEL, Kind.INPUT, Kind.EXAMPLES, Kind.RUN):
         raise TypeError(f"a guest does not take {frame.kind.name}")
 
 

@@ -20,7 +20,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .port import HEARTBEAT_SECONDS, Port
+from . import fresh
+from .port import Port
 from .wire import Decoder, Frame, Kind, pack
 
 _COMMAND_NOT_FOUND = 127
@@ -131,7 +132,7 @@ def relay(port: Port, child: Child) -> None:
         _from_host(port, child, port.pending())
         while not ended:
             _watch_input(selector, child)
-            events = selector.select(HEARTBEAT_SECONDS)
+            events = selector.select(port.patience)
             port.beat()
             for key, mask in events:
                 if mask & selectors.EVENT_WRITE:
@@ -142,8 +143,10 @@ def relay(port: Port, child: Child) -> None:
                     ended = True
                 elif key.data == "host":
                     _from_host(port, child, port.read())
-                elif not _from_child(port, child, key.fd):
-                    selector.unregister(key.fileobj)
+                else:
+                    with contextlib.suppress(BlockingIOError):
+                        if not _from_child(port, child, key.fd):
+                            selector.unregister(key.fileobj)
     _reap(port, child, pidfd)
 
 
@@ -155,7 +158,12 @@ def _from_host(port: Port, child: Child, frames: list[Frame]) -> None:
             child.pending += frame.raw
             child.input_ends = child.input_ends or not frame.raw
             _feed(child)
-        elif frame.kind is Kind.EXAMPLES and child.frames is not None:
+        elif frame.kind is Kind.RESUME:
+            fresh.resume(frame.body)
+            port.send(Kind.HELLO, fresh.hello())
+        elif frame.kind is Kind.CLOCK:
+            fresh.set_clock(frame.body["now"])
+        elif frame.kind in (Kind.EXAMPLES, Kind.RUN) and child.frames is not None:
             with contextlib.suppress(OSError):  # it may have just ended
                 child.frames.sendall(pack(frame.kind, frame.body))
         elif frame.kind is not Kind.INPUT:
@@ -195,9 +203,11 @@ def _feed(child: Child) -> None:
 
 
 def _from_child(port: Port, child: Child, fd: int) -> bool:
-    """Pass on what is there; False when this stream has ended."""
+    """Pass on what is there; False when this stream has ended. BlockingIOError: nothing is there."""
     try:
         data = os.read(fd, 65536)
+    except BlockingIOError:
+        raise
     except OSError:  # EIO: the terminal's other side is closed
         return False
     if fd in child.outputs:
@@ -205,18 +215,25 @@ def _from_child(port: Port, child: Child, fd: int) -> bool:
             port.send(Kind.OUTPUT, raw=bytes([child.outputs[fd]]) + data)
         return bool(data)
     for frame in child.decoder.feed(data):
+        if frame.body.get("paused"):
+            _drain(port, child, list(child.outputs))
+            port.still = True
         port.send(frame.kind, frame.body)
     return bool(data)
 
 
-def _reap(port: Port, child: Child, pidfd: int) -> None:
-    # What it wrote just before its end still lies in the pipes; a daemon it left may hold them open for ever.
-    streams = [*child.outputs, *([child.frames.fileno()] if child.frames else [])]
+def _drain(port: Port, child: Child, streams: list[int]) -> None:
+    """Pass on what lies in the child's pipes now."""
     for fd in streams:
         os.set_blocking(fd, False)
         with contextlib.suppress(BlockingIOError):
             while _from_child(port, child, fd):
                 pass
+
+
+def _reap(port: Port, child: Child, pidfd: int) -> None:
+    # What it wrote just before its end still lies in the pipes; a daemon it left may hold them open for ever.
+    _drain(port, child, [*child.outputs, *([child.frames.fileno()] if child.frames else [])])
     _kill_session(child.pid)
     _, wait = os.waitpid(child.pid, 0)
     for fd in {*child.outputs, pidfd, *([child.stdin] if child.stdin is not None else [])}:

@@ -31,7 +31,7 @@ def find_port() -> Path:
 
 
 class Port:
-    """Frames to and from the host; while it waits it sends a heartbeat every two seconds."""
+    """Frames to and from the host; while it waits it sends a heartbeat every two seconds, unless it is still."""
 
     def __init__(self) -> None:
         handed = os.environ.get("KMT_CHANNEL_FD")
@@ -41,6 +41,13 @@ class Port:
         self._decoder = Decoder()
         self._frames: list[Frame] = []
         self._last = time.monotonic()
+        self.still = False
+        """True: no heartbeats until the host speaks, for it is about to freeze this machine."""
+
+    @property
+    def patience(self) -> float | None:
+        """How long to wait for something to happen, in seconds; None: as long as it takes."""
+        return None if self.still else HEARTBEAT_SECONDS
 
     def send(self, kind: Kind, body: dict[str, Any] | None = None, raw: bytes = b"") -> None:
         """Send one frame, whole, before returning."""
@@ -54,7 +61,7 @@ class Port:
 
     def beat(self) -> None:
         """Send a heartbeat if nothing was sent for a while."""
-        if time.monotonic() - self._last >= HEARTBEAT_SECONDS:
+        if not self.still and time.monotonic() - self._last >= HEARTBEAT_SECONDS:
             self.send(Kind.PING)
 
     def read(self) -> list[Frame]:
@@ -67,12 +74,14 @@ class Port:
             if self._is_socket:
                 raise HostGoneError
             time.sleep(0.02)
-        return list(self._decoder.feed(data))
+        frames = list(self._decoder.feed(data))
+        self.still = self.still and not frames
+        return frames
 
     def receive(self) -> Frame:
         """Wait for one frame."""
         while not self._frames:
-            readable, _, _ = select.select([self.fd], [], [], HEARTBEAT_SECONDS)
+            readable, _, _ = select.select([self.fd], [], [], self.patience)
             self.beat()
             if readable:
                 self._frames += self.read()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from . import fresh
 from .wire import Kind
 
 SECTION_LIMIT = 1 << 20
@@ -23,11 +24,12 @@ def _bounded(text: str) -> str:
 
 
 class GuestReporter:
-    """Streams to the host. ``channel`` has ``send`` and ``ask``; ``request`` is the host's PYTEST frame."""
+    """Streams to the host. ``channel`` has ``send``, ``ask`` and ``wait``; ``request`` is the host's PYTEST frame."""
 
     def __init__(self, request: dict[str, Any], channel: Any) -> None:
         self._wanted = list(request["ids"])
         self._collect_only = request["collect_only"]
+        self._pause = bool(request.get("pause"))
         self._accelerator = request["accelerator"]
         self._channel = channel
         self._errors: list[dict[str, str]] = []
@@ -50,9 +52,12 @@ class GuestReporter:
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Tell the host all that is here, then keep what it asked for, in its order."""
         found = [_description(item) for item in items]
-        self._channel.send(Kind.COLLECTED, {"items": found, "errors": self._errors})
+        self._channel.send(Kind.COLLECTED, {"items": found, "errors": self._errors, "paused": self._pause})
         if self._collect_only:
             return
+        if self._pause:
+            self._wanted = list(self._channel.wait(Kind.RUN).body["ids"])
+            fresh.reseed()
         by_id = {item.nodeid: item for item in items}
         wanted = dict.fromkeys(self._wanted)
         config.hook.pytest_deselected(items=[i for i in items if i.nodeid not in wanted])

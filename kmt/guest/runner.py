@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .wire import Decoder, Kind, pack
+from . import fresh
+from .wire import Decoder, Frame, Kind, pack
 
 HYPOTHESIS = "/opt/kmt/hypothesis"
 """Where the guest image has Hypothesis's tables ready made."""
@@ -36,20 +37,26 @@ class Channel:
     def ask(self, body: dict[str, Any]) -> list[bytes]:
         """Ask the example database; returns the values of its answer."""
         self.send(Kind.DATABASE, body)
+        return [base64.b64decode(v) for v in self.wait(Kind.EXAMPLES).body["values"]]
+
+    def wait(self, kind: Kind) -> Frame:
+        """The host's next frame of that kind. There is one question at a time, so nothing else comes."""
         while True:
             data = self._stream.recv(65536)
             if not data:
                 raise ConnectionError("the agent is gone")
             for frame in self._decoder.feed(data):
-                return [base64.b64decode(v) for v in frame.body["values"]]
+                if frame.kind is kind:
+                    return frame
 
 
-def run_pytest(request: dict[str, Any], stream: socket.socket) -> int:
-    """Run what ``request`` says and return pytest's exit status.
+def run_pytest(request: dict[str, Any], channel: Any) -> int:
+    """Run what ``request`` says and return pytest's exit status. ``channel`` is a ``Channel``, or stands in for one.
 
-    ``root, inifile, files, ids, options, env, kernel, accelerator, collect_only, strict_skips, coverage``
-    are its keys.
+    ``root, inifile, files, ids, options, env, kernel, accelerator, collect_only, strict_skips, coverage, pause``
+    are its keys; with ``pause`` it waits after COLLECTED for RUN, whose ``ids`` then are what runs.
     """
+    fresh.reseed()
     for fd in (1, 2):
         os.set_blocking(fd, True)
     os.environ.update(request["env"])
@@ -65,7 +72,6 @@ def run_pytest(request: dict[str, Any], stream: socket.socket) -> int:
         sys.path.insert(0, root)
     import pytest
 
-    channel = Channel(stream)
     with _measured(request.get("coverage")):
         return int(pytest.main(list(_arguments(request)), plugins=_plugins(request, channel)))
 
@@ -90,7 +96,7 @@ def _measured(wanted: dict[str, Any] | None) -> Iterator[None]:
         measuring.save()
 
 
-def _plugins(request: dict[str, Any], channel: Channel) -> list[Any]:
+def _plugins(request: dict[str, Any], channel: Any) -> list[Any]:
     from .plugin import SharedPlugin
     from .reporter import GuestReporter
 

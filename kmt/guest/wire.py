@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-VERSION = 1
+VERSION = 2
 LIMIT = 16 * 1024 * 1024
 CHUNK = 64 * 1024
 """How much of a file travels in one DATA frame."""
@@ -58,7 +58,7 @@ class Kind(IntEnum):
     REPORT = 14
     """[guest] A test report as pytest serialises it: ``report``."""
     COLLECTED = 15
-    """[guest] What pytest found: ``items`` (ids, markers, locations), ``errors``."""
+    """[guest] What pytest found: ``items`` (ids, markers, locations), ``errors``; ``paused``: it waits for RUN."""
     STARTED = 16
     """[guest] A test begins: ``id``."""
     DATABASE = 17
@@ -67,6 +67,14 @@ class Kind(IntEnum):
     """[host] The answer to a fetch: ``values`` as base64."""
     ARTIFACTS = 19
     """[host] Send the artefact directory as a tar: DATA frames follow, an empty one ends them."""
+    WARM = 20
+    """[host] Load what tests will need (DONE says what), then be still: not a byte until the host speaks again."""
+    RESUME = 21
+    """[host] You came out of a snapshot: ``now, entropy, hostname, machine_id``; the guest answers HELLO."""
+    CLOCK = 22
+    """[host] What time it is, in seconds since the epoch: ``now``. Not answered."""
+    RUN = 23
+    """[host] A pytest that waits after COLLECTED runs these ``ids``, in this order."""
 
 
 RAW = frozenset({Kind.DATA, Kind.OUTPUT, Kind.INPUT})

@@ -53,6 +53,8 @@ def settings(pytest_config: pytest.Config) -> config.Config:
     changes: dict[str, Any] = {key: word for key, word in words.items() if word is not None}
     for key, word in changes.items():
         config.check(key, word)
+    if snapshots := pytest_config.getoption("--kernel-snapshots"):
+        changes["snapshots"] = snapshots == "on"
     return replace(said, **changes)
 
 
