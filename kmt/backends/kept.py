@@ -6,13 +6,14 @@ the artefacts are made new. Tests that ask for a pristine kernel get one of the 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from kmt import errors
-from kmt.backends.base import Backend, Machine, Vm
+from kmt.backends.base import Backend, Checkpoint, Machine, Vm
 from kmt.config import Config
 from kmt.deadline import Deadline
 from kmt.errors import ConfigError, VmError, VmLostError
@@ -84,11 +85,32 @@ class KeptBackend:
         """The inner backend's."""
         return self._inner.command_line(kernel, machine, run_dir)
 
+    @property
+    def checkpoints(self) -> bool:
+        """The inner backend's: what is to be frozen is launched by it, not lent."""
+        return self._inner.checkpoints
+
+    def checkpoint(self, vm: Vm, deadline: Deadline) -> Checkpoint:
+        """The inner backend's."""
+        return self._inner.checkpoint(vm, deadline)
+
+    def restore(self, checkpoint: Checkpoint, run_dir: Path, deadline: Deadline) -> AbstractContextManager[Vm]:
+        """The inner backend's."""
+        return self._inner.restore(checkpoint, run_dir, deadline)
+
     @contextmanager
-    def launch(self, kernel: Kernel, machine: Machine, run_dir: Path, deadline: Deadline) -> Iterator[Vm]:
-        """A kept guest, whose agent says HELLO anew."""
+    def launch(
+        self, kernel: Kernel, machine: Machine, run_dir: Path, deadline: Deadline, *, checkpointable: bool = False
+    ) -> Iterator[Vm]:
+        """A kept guest, whose agent says HELLO anew; one of its own where it is to be frozen."""
+        if checkpointable:
+            with self._inner.launch(kernel, machine, run_dir, deadline, checkpointable=True) as vm:
+                yield vm
+            return
         with client.lease(self._keeper, kernel, machine, self._accelerator) as leased:
             leased.channel.setblocking(True)
+            if not self.shares_files:  # this machine may have been suspended since its last lease
+                leased.channel.sendall(pack(Kind.CLOCK, {"now": time.time()}))
             leased.channel.sendall(pack(Kind.HELLO))
             yield KeptVm(leased)
 

@@ -57,7 +57,7 @@ def _handle(port: Port, frame: Frame) -> None:
     if frame.kind is Kind.HELLO:
         for left in Path(ARTIFACTS).iterdir():
             shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
-        port.send(Kind.HELLO, _hello())
+        port.send(Kind.HELLO, fresh.hello())
     elif frame.kind is Kind.TREE:
         port.send(Kind.DONE, {"files": unpack(port, frame.body["dest"])})
     elif frame.kind is Kind.ARTIFACTS:
