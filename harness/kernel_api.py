@@ -107,6 +107,14 @@ class EventBuffer(Protocol):
         ...
 
 
+class Attachment(Protocol):
+    """A program at one place of many."""
+
+    def close(self) -> None:
+        """Take it off; a second time does nothing."""
+        ...
+
+
 class LoadedObject(Protocol):
     """Programs and maps that are in the kernel until ``close``."""
 
@@ -126,6 +134,13 @@ class LoadedObject(Protocol):
 
     def detach(self, program: str) -> None:
         """Take it off again; does nothing where it is not attached."""
+        ...
+
+    def attach_uprobe(self, program: str, file: str, offset: int) -> Attachment:
+        """Attach a program of section ``uprobe`` or ``uretprobe`` to a function of all who map ``file``.
+
+        ``offset`` is the function's place in the file, in bytes. As many places as one likes.
+        """
         ...
 
     def buffer(self, name: str, pages: int = 64) -> EventBuffer:

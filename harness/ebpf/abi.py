@@ -39,6 +39,17 @@ class OpenOptions(c.Structure):
     )
 
 
+class UprobeOptions(c.Structure):
+    """``struct bpf_uprobe_opts`` up to the field that we set."""
+
+    _fields_ = (
+        ("sz", c.c_size_t),
+        ("ref_ctr_offset", c.c_size_t),
+        ("bpf_cookie", c.c_uint64),
+        ("retprobe", c.c_bool),
+    )
+
+
 PrintCallback = c.CFUNCTYPE(c.c_int, c.c_int, c.c_char_p, Pointer)
 SampleCallback = c.CFUNCTYPE(None, Pointer, c.c_int, Pointer, c.c_uint32)
 LostCallback = c.CFUNCTYPE(None, Pointer, c.c_int, c.c_uint64)
@@ -62,6 +73,7 @@ _FUNCTIONS: dict[str, tuple[object, ...]] = {
     "bpf_program__set_autoload": (c.c_int, Pointer, c.c_bool),
     "bpf_program__set_log_buf": (c.c_int, Pointer, Pointer, c.c_size_t),
     "bpf_program__attach": (Pointer, Pointer),
+    "bpf_program__attach_uprobe_opts": (Pointer, Pointer, c.c_int, c.c_char_p, c.c_size_t, Pointer),
     "bpf_link__destroy": (c.c_int, Pointer),
     "bpf_map__name": (c.c_char_p, Pointer),
     "bpf_map__fd": (c.c_int, Pointer),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes as c
 import difflib
+import os
 import threading
 from collections.abc import Iterable, Mapping
 from types import TracebackType
@@ -33,6 +34,7 @@ class BpfObject:
     def __init__(self, name: str, image: bytes, options: LoadOptions) -> None:
         self.name = name
         self._links: dict[str, int] = {}
+        self._uprobes: set[Uprobe] = set()
         self._buffers: list[PerfBuffer | RingBuffer] = []
         self._logs: dict[str, c.Array[c.c_char]] = {}
         self._lock = threading.RLock()
@@ -82,6 +84,33 @@ class BpfObject:
             if link is not None:
                 abi.library().bpf_link__destroy(link)
 
+    def attach_uprobe(self, program: str, file: str, offset: int) -> Uprobe:
+        """Attach a program of section ``uprobe`` or ``uretprobe`` to a function of all who map ``file``.
+
+        ``offset`` is the function's place in the file, in bytes. As many places as one likes.
+        """
+        with self._lock:
+            handle, section = self._program(program), self._section(program)
+            if section not in ("uprobe", "uretprobe"):
+                raise SettingsError(f"program {program} is for {section}, not for a function of a file")
+            options = abi.UprobeOptions(sz=c.sizeof(abi.UprobeOptions), retprobe=section == "uretprobe")
+            with abi.hearing() as heard:
+                link = abi.library().bpf_program__attach_uprobe_opts(
+                    handle, -1, os.fsencode(file), offset, c.byref(options)
+                )
+                code = c.get_errno()
+            if not link:
+                raise BpfError(f"attaching {program} to {file} at {offset:#x}", code, detail=_words(heard))
+            uprobe = Uprobe(self, link)
+            self._uprobes.add(uprobe)
+            return uprobe
+
+    def _take_off(self, uprobe: Uprobe) -> None:
+        with self._lock:
+            if uprobe in self._uprobes:
+                self._uprobes.remove(uprobe)
+                abi.library().bpf_link__destroy(uprobe.link)
+
     def buffer(self, name: str, pages: int = 64) -> PerfBuffer | RingBuffer:
         """Read the events of that map; ``pages`` (a power of two) a CPU for a perf event array."""
         with self._lock:
@@ -95,6 +124,8 @@ class BpfObject:
         with self._lock:
             for program in list(self._links):
                 self.detach(program)
+            for uprobe in list(self._uprobes):
+                uprobe.close()
             # A buffer's end deletes from its map by descriptor, which must still be that map's.
             for buffer in self._buffers:
                 buffer.close()
@@ -142,6 +173,18 @@ class BpfObject:
             if text := log.value.decode(errors="replace"):
                 raise VerifierError(name, -status, verifier.reason(text), text)
         raise BpfError(f"loading object {self.name}", -status, detail=_words(heard))
+
+
+class Uprobe:
+    """A program at a function of a file, until ``close`` or the end of its object."""
+
+    def __init__(self, owner: BpfObject, link: int) -> None:
+        self.link = link
+        self._owner = owner
+
+    def close(self) -> None:
+        """Take it off; a second time does nothing."""
+        self._owner._take_off(self)
 
 
 def _open(name: str, image: bytes, options: LoadOptions) -> int:
