@@ -36,6 +36,8 @@
 
 #ifndef COMPILE_RUNTIME
 #define AF_INET 2
+#define AF_INET6 10
+#define IPPROTO_UDP 17
 #define MSG_PEEK 2
 #define MSG_ERRQUEUE 0x2000
 #endif
@@ -64,6 +66,13 @@ typedef struct {
 	struct net *net;
 } possible_net_t;
 
+struct in6_addr {
+	union {
+		__u8 u6_addr8[16];
+		__be32 u6_addr32[4];
+	} in6_u;
+};
+
 struct sock_common {
 	__be32 skc_daddr;
 	__be32 skc_rcv_saddr;
@@ -72,14 +81,25 @@ struct sock_common {
 	unsigned short skc_family;
 	unsigned char skc_state;
 	possible_net_t skc_net;
+	struct in6_addr skc_v6_daddr;
+	struct in6_addr skc_v6_rcv_saddr;
 };
 
 struct sock {
 	struct sock_common __sk_common;
+	__u16 sk_protocol;
+};
+
+struct socket {
+	struct sock *sk;
 };
 
 struct inet_sock {
 	__be16 inet_sport;
+};
+
+struct udp_sock {
+	int pending;
 };
 
 struct tcp_sock {
@@ -88,14 +108,78 @@ struct tcp_sock {
 	__u32 srtt_us;
 	__u32 mdev_us;
 	__u32 total_retrans;
+	__u32 copied_seq;
+};
+
+typedef struct {
+	int counter;
+} atomic_t;
+
+typedef struct refcount_struct {
+	atomic_t refs;
+} refcount_t;
+
+struct sk_buff {
+	struct sock *sk;
+	unsigned int len;
+	__u16 transport_header;
+	__u16 network_header;
+	unsigned char *head;
+	refcount_t users;
+};
+
+struct iphdr {
+	__be32 saddr;
+	__be32 daddr;
+};
+
+struct ipv6hdr {
+	struct in6_addr saddr;
+	struct in6_addr daddr;
+};
+
+struct udphdr {
+	__be16 source;
+	__be16 dest;
+};
+
+struct sockaddr {
+	unsigned short sa_family;
+};
+
+/* sin6_port is at the same place. */
+struct sockaddr_in {
+	__be16 sin_port;
+};
+
+union flowi_uli {
+	struct {
+		__be16 dport;
+		__be16 sport;
+	} ports;
+};
+
+struct flowi4 {
+	__be32 saddr;
+	__be32 daddr;
+	union flowi_uli uli;
+};
+
+struct flowi6 {
+	struct in6_addr daddr;
+	struct in6_addr saddr;
+	union flowi_uli uli;
 };
 
 #pragma clang attribute pop
 #endif
 
 /* Only pointers to these are passed on. */
+struct inet_cork;
 struct msghdr;
+struct page;
+struct pipe_inode_info;
 struct proto_accept_arg;
-struct sk_buff;
+struct sockaddr_unsized;
 
 #endif

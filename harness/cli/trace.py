@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _lines(tracer: fentry.Tracer, options: argparse.Namespace) -> None:
-    common.line(event="started", tracer=tracer.kind, probes=[p.program for p in tracer.probes], how=_how(tracer))
+    common.line(event="started", tracer=tracer.kind, probes=list(tracer.programs), how=_how(tracer))
     for _ in common.until_done(options):
         for conn in tracer.closed(_STEP):
             common.line(event="closed", **_fields(conn.tuple, conn.stats), retransmits=conn.retransmits,

@@ -86,21 +86,73 @@ class TcpStats(NamedTuple):
 
 
 class Conn(NamedTuple):
-    """A closed connection."""
+    """A closed connection: the fields of its tuple, stats and TCP stats in a row, so that one is made in one step."""
 
-    tuple: ConnTuple
-    stats: ConnStats
-    tcp: TcpStats
+    saddr_h: int
+    saddr_l: int
+    daddr_h: int
+    daddr_l: int
+    sport: int
+    dport: int
+    netns: int
+    pid: int
+    metadata: int
+    sent_bytes: int
+    recv_bytes: int
+    sent_packets: int
+    recv_packets: int
+    timestamp: int
+    duration: int
+    cookie: int
+    api: int
+    application: int
+    encryption: int
+    protocol_flags: int
+    flags: int
+    direction: int
+    rtt: int
+    rtt_var: int
+    state_transitions: int
     retransmits: int
+
+    @property
+    def tuple(self) -> ConnTuple:
+        """The connection's key."""
+        return ConnTuple._make(self[:9])
+
+    @property
+    def stats(self) -> ConnStats:
+        """What it had moved at its end."""
+        return ConnStats._make(self[9:22])
+
+    @property
+    def tcp(self) -> TcpStats:
+        """What TCP had measured; zeros for UDP."""
+        return TcpStats._make(self[22:25])
+
+
+class Batch(NamedTuple):
+    """Connections closed on one CPU; ``id`` counts that CPU's batches."""
+
+    conns: list[Conn]
+    id: int
+    cpu: int
 
 
 class TracerCounters(NamedTuple):
-    """What the tracer's programs counted; the last three are losses."""
+    """What the tracer's programs counted (``struct telemetry`` in bpf/tracer/tracer.h says what each is)."""
 
     tcp_closed: int
+    udp_closed: int
     events_lost: int
     stats_lost: int
+    sent_bytes_lost: int
+    recv_bytes_lost: int
     connects_lost: int
+    udp_sends_missed: int
+    unbatched_tcp_close: int
+    unbatched_udp_close: int
+    udp_dropped_conns: int
 
 
 class LibraryOpen(NamedTuple):
@@ -122,13 +174,19 @@ _TUPLE = struct.Struct("<QQQQHHIII")
 _STATS = struct.Struct("<QQIIQQIBBBBBB6x")
 _TCP = struct.Struct("<IIHxx")
 _CONN = struct.Struct("<QQQQHHIIIQQIIQQIBBBBBB6xIIHxxI")
-_TRACER = struct.Struct("<4Q")
+_BATCH_END = struct.Struct("<QIHxx")
+_BINDING = struct.Struct("<IHxx")
+_TRACER = struct.Struct("<11Q")
 _PATH = struct.Struct("<II120s")
 _LIBRARY = struct.Struct("<3Q")
 
 CONN_SIZE = _CONN.size
-BATCH_SIZE = 4 * CONN_SIZE + 16
-"""Four connections, then id u64, cpu u32 and len u16."""
+BATCH_CONNS = 4
+_CONNS_SIZE = BATCH_CONNS * CONN_SIZE
+BATCH_SIZE = _CONNS_SIZE + _BATCH_END.size
+_SINGLE = (CONN_SIZE, CONN_SIZE + 4)
+_WHOLE = (BATCH_SIZE, BATCH_SIZE + 4)
+"""perf pads records, so that the size field and the data end on 8 bytes together."""
 
 
 def conn_tuple(data: bytes) -> ConnTuple:
@@ -145,25 +203,41 @@ def conn(data: bytes, offset: int = 0) -> Conn:
     """One closed connection; ``offset`` says where in ``data`` it begins."""
     if offset < 0 or len(data) - offset < CONN_SIZE:
         raise FormatError(f"conn has {CONN_SIZE} bytes, not {len(data) - offset}")
-    f = _CONN.unpack_from(data, offset)
-    return Conn(ConnTuple._make(f[:9]), ConnStats._make(f[9:22]), TcpStats._make(f[22:25]), f[25])
+    return Conn._make(_CONN.unpack_from(data, offset))
+
+
+def batch(data: bytes) -> Batch:
+    """A batch as it stands in its map: with as many connections as its length says."""
+    if len(data) not in _WHOLE:
+        raise FormatError(f"a batch has {BATCH_SIZE} bytes, not {len(data)}")
+    number, cpu, size = _BATCH_END.unpack_from(data, _CONNS_SIZE)
+    if size > BATCH_CONNS:
+        raise FormatError(f"a batch of closed connections holds at most {BATCH_CONNS}, not {size}")
+    return Batch(list(map(Conn._make, _CONN.iter_unpack(data[: size * CONN_SIZE]))), number, cpu)
+
+
+def is_single(data: bytes) -> bool:
+    """Whether a close event is one connection by itself; if not, it is a batch. The sizes tell them apart."""
+    if len(data) in _SINGLE:
+        return True
+    if len(data) in _WHOLE:
+        return False
+    raise FormatError(f"a close event has {CONN_SIZE} or {BATCH_SIZE} bytes, not {len(data)}")
 
 
 def closed(data: bytes) -> list[Conn]:
-    """A close event: a single connection, or a batch of up to four, told apart by size."""
-    if len(data) < BATCH_SIZE:
-        # perf pads records, so that the size field and the data end on 8 bytes together.
-        return [conn(data)] if len(data) in (CONN_SIZE, CONN_SIZE + 4) else [_refuse(data)]
-    if len(data) not in (BATCH_SIZE, BATCH_SIZE + 4):
-        return [_refuse(data)]
-    (number,) = struct.unpack_from("<H", data, 4 * CONN_SIZE + 12)
-    if number > 4:
-        raise FormatError(f"a batch of closed connections holds at most 4, not {number}")
-    return [conn(data, i * CONN_SIZE) for i in range(number)]
+    """The connections of a close event."""
+    return [conn(data)] if is_single(data) else batch(data).conns
 
 
-def _refuse(data: bytes) -> Conn:
-    raise FormatError(f"a close event has {CONN_SIZE} or {BATCH_SIZE} bytes, not {len(data)}")
+def tcp_stats(data: bytes) -> TcpStats:
+    """A value of ``tcp_stats``."""
+    return TcpStats._make(_unpack(_TCP, data, "tcp_stats"))
+
+
+def port_binding(netns: int, port: int) -> bytes:
+    """A key of ``port_bindings`` and ``udp_port_bindings``."""
+    return _BINDING.pack(netns, port)
 
 
 def library_open(data: bytes) -> LibraryOpen:
@@ -196,7 +270,7 @@ def pack(value: ConnTuple | ConnStats | TcpStats | Conn) -> bytes:
         case TcpStats():
             return _TCP.pack(*value)
         case _:
-            return _CONN.pack(*value.tuple, *value.stats, *value.tcp, value.retransmits)
+            return _CONN.pack(*value)
 
 
 def _unpack(layout: struct.Struct, data: bytes, what: str) -> tuple[Any, ...]:

@@ -17,7 +17,7 @@ from harness.ebpf.btf import ResultCode
 from harness.ebpf.events import Direction, Flags
 from harness.ebpf.libbpf import BpfObject
 from harness.errors import SettingsError, SignatureError
-from harness.kernel_api import Feature, LoadOptions, MapEdit
+from harness.kernel_api import Feature, LoadOptions
 from harness.tracer import probes
 from harness.tracer.fentry import TracerSettings, load_tracer
 
@@ -266,13 +266,13 @@ def test_a_wrong_signature_is_refused_before_loading(live, settings, bpf_dir):
     """The kernel would load one with too few arguments, and it would read garbage."""
     image = (bpf_dir / "co-re/tracer-fentry.o").read_bytes()
     actual = live.signatures(probes.functions())
-    variants = [probe for hook in probes.TCP_HOOKS for probe in hook]
-    wrong = [probe for probe in variants if actual[probe.function] != probe.signature]
+    changed = [hook for hook in probes.HOOKS if len({probe.program for probe in hook}) > 1]
+    wrong = [probe for hook in changed for probe in hook if actual[probe.function] != probe.signature]
     assert len(wrong) == 3, "two hooks changed over time: of five variants two fit"
     for probe in wrong:
         options = LoadOptions(
             programs=[probe.program],
-            map_edits={"conn_stats": MapEdit(max_entries=1)},
+            map_edits=TracerSettings(max_tracked_connections=1).map_edits(),
             signatures={probe.program: (probe.function, probe.signature)},
         )
         with pytest.raises(SignatureError, match=probe.function):
