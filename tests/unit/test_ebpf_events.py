@@ -14,7 +14,7 @@ U8, U16, U32, U64 = (st.integers(0, (1 << bits) - 1) for bits in (8, 16, 32, 64)
 TUPLES = st.builds(ConnTuple, U64, U64, U64, U64, U16, U16, U32, U32, U32)
 STATS = st.builds(ConnStats, U64, U64, U32, U32, U64, U64, U32, U8, U8, U8, U8, U8, U8)
 TCP = st.builds(TcpStats, U32, U32, U16)
-CONNS = st.builds(Conn, TUPLES, STATS, TCP, U32)
+CONNS = st.builds(lambda t, s, tcp, retransmits: Conn(*t, *s, *tcp, retransmits), TUPLES, STATS, TCP, U32)
 
 
 @given(CONNS)
@@ -22,6 +22,7 @@ def test_a_connection_comes_back(conn):
     data = events.pack(conn)
     assert len(data) == events.CONN_SIZE == 120
     assert events.closed(data) == [conn]
+    assert conn == Conn(*conn.tuple, *conn.stats, *conn.tcp, conn.retransmits)
     assert events.closed(data + bytes(4)) == [conn], "perf pads a record"
     assert events.conn_tuple(data[:48]) == conn.tuple
     assert events.conn_stats(data[48:104]) == conn.stats
@@ -45,7 +46,8 @@ def test_offsets():
 def test_a_batch_comes_back(conns, number, cpu):
     data = b"".join(events.pack(c) for c in conns).ljust(480, b"\0") + struct.pack("<QIHxx", number, cpu, len(conns))
     assert len(data) == events.BATCH_SIZE == 496
-    assert events.closed(data) == conns
+    assert events.closed(data) == events.closed(data + bytes(4)) == conns
+    assert events.batch(data) == (conns, number, cpu)
 
 
 def test_a_batch_of_five_is_none():
@@ -73,7 +75,14 @@ def test_what_is_no_library_is_refused(data):
         events.library_open(data)
 
 
-@pytest.mark.parametrize("decode", [events.tracer_counters, events.library_counters, events.conn_tuple])
+def test_a_batch_of_another_size_is_none():
+    with pytest.raises(FormatError, match="a batch has 496 bytes, not 495"):
+        events.batch(bytes(495))
+
+
+@pytest.mark.parametrize(
+    "decode", [events.tracer_counters, events.tcp_stats, events.library_counters, events.conn_tuple]
+)
 def test_counters_of_another_size_are_refused(decode):
     with pytest.raises(FormatError, match="bytes, not 3"):
         decode(b"abc")

@@ -12,71 +12,103 @@ from harness.errors import NotSupportedError, SettingsError, SignatureError
 from harness.kernel_api import LoadOptions, Signature
 from harness.tracer import probes
 from harness.tracer.fargate import on_fargate
-from harness.tracer.fentry import TracerSettings, load_tracer, ring_size
+from harness.tracer.fentry import load_tracer
+from harness.tracer.settings import TracerSettings
+from harness.tracer.tracer import ring_size
 
-RECV = ("struct sock *", "struct msghdr *", "size_t", "int")
+ALL = TracerSettings()
+ON = st.booleans()
+SETTINGS = st.builds(TracerSettings, ON, ON, ON, ON)
+SK, SEND = "struct sock *", ("struct sock *", "struct msghdr *", "size_t")
 ACCEPT = {
-    4: Signature(("struct sock *", "int", "int *", "bool"), "struct sock *"),
-    2: Signature(("struct sock *", "struct proto_accept_arg *"), "struct sock *"),
+    4: Signature((SK, "int", "int *", "bool"), SK),
+    2: Signature((SK, "struct proto_accept_arg *"), SK),
 }
 RECEIVE = {
-    6: Signature((*RECV, "int", "int *"), "int"),
-    5: Signature((*RECV, "int *"), "int"),
-    4: Signature(RECV, "int"),
+    6: Signature((*SEND, "int", "int", "int *"), "int"),
+    5: Signature((*SEND, "int", "int *"), "int"),
+    4: Signature((*SEND, "int"), "int"),
 }
-STABLE = {
-    "tcp_connect": Signature(("struct sock *",), "int"),
-    "tcp_finish_connect": Signature(("struct sock *", "struct sk_buff *"), "void"),
-    "tcp_sendmsg": Signature(RECV[:3], "int"),
-    "tcp_close": Signature(("struct sock *", "long int"), "void"),
+BIND = {
+    "sockaddr": Signature(("struct socket *", "struct sockaddr *", "int"), "int"),
+    "unsized": Signature(("struct socket *", "struct sockaddr_unsized *", "int"), "int"),
 }
+PAGE = Signature((SK, "struct page *", "int", "size_t", "int"), "int")
+CHANGED = {"inet_csk_accept", "tcp_recvmsg", "inet_bind", "inet6_bind"}
+PAGES = {"tcp_sendpage", "udp_sendpage"}
+STABLE = {hook[0].function: hook[0].signature for hook in probes.HOOKS if hook[0].function not in CHANGED | PAGES}
 
 
-def kernel(accept, receive):
-    return STABLE | {"inet_csk_accept": ACCEPT[accept], "tcp_recvmsg": RECEIVE[receive]}
+def kernel(accept, receive, bind="sockaddr", pages=False):
+    """What the BTF of a kernel says: these variants, and sendpage or not."""
+    changed = {"inet_csk_accept": ACCEPT[accept], "tcp_recvmsg": RECEIVE[receive]}
+    gone = dict.fromkeys(PAGES, PAGE) if pages else {}
+    return STABLE | changed | gone | {"inet_bind": BIND[bind], "inet6_bind": BIND[bind]}
 
 
-@pytest.mark.parametrize(("accept", "receive"), [(4, 6), (4, 5), (2, 5), (2, 4)], ids=["5.10", "6.1", "6.12", "7.3"])
-def test_the_variants_of_real_kernels(accept, receive):
-    chosen = [p.program for p in probes.choose(kernel(accept, receive))]
-    assert chosen == [
-        "tcp_connect",
-        "tcp_finish_connect",
-        f"inet_csk_accept_exit_{accept}",
-        "tcp_sendmsg_exit",
-        f"tcp_recvmsg_exit_{receive}",
-        "tcp_close",
-    ]
+KERNELS = st.builds(kernel, st.sampled_from([2, 4]), st.sampled_from([4, 5, 6]), st.sampled_from(sorted(BIND)), ON)
 
 
-@given(st.sampled_from(sorted(ACCEPT)), st.sampled_from(sorted(RECEIVE)), st.booleans())
-def test_one_variant_of_each_hook(accept, receive, tcp_v4):
-    chosen = probes.choose(kernel(accept, receive), tcp_v4=tcp_v4)
+@pytest.mark.parametrize(
+    ("functions", "accept", "receive"),
+    [
+        (kernel(4, 6, pages=True), 4, 6),
+        (kernel(4, 5, pages=True), 4, 5),
+        (kernel(2, 5), 2, 5),
+        (kernel(2, 4, "unsized"), 2, 4),
+    ],
+    ids=["5.10", "6.1", "6.12", "7.3"],
+)
+def test_the_variants_of_real_kernels(functions, accept, receive):
+    chosen = {p.program for p in probes.choose(functions, ALL)}
+    others = {f"inet_csk_accept_exit_{n}" for n in ACCEPT} | {f"tcp_recvmsg_exit_{n}" for n in RECEIVE}
+    others |= {f"{name}_exit" for name in PAGES}
+    mine = {f"inet_csk_accept_exit_{accept}", f"tcp_recvmsg_exit_{receive}"}
+    assert chosen == probes.KNOWN - others | mine | ({f"{name}_exit" for name in PAGES} & chosen)
+    assert PAGES <= functions.keys() or not {f"{name}_exit" for name in PAGES} & chosen
+
+
+@given(KERNELS, SETTINGS)
+def test_one_variant_of_each_hook_that_is_asked_for(functions, settings):
+    chosen = probes.choose(functions, settings)
     names = [p.program for p in chosen]
     assert set(names) <= probes.KNOWN
     assert len(names) == len(set(names))
-    assert [p.function for p in chosen] == ([hook[0].function for hook in probes.TCP_HOOKS] if tcp_v4 else [])
+    there = [hook for hook in probes.wanted(settings) if hook[0].function in functions]
+    assert [p.function for p in chosen] == [hook[0].function for hook in there]
+    assert all(functions[p.function] == p.signature for p in chosen)
+    assert names.count("skb_consume_udp") == settings.udp, "one way of receiving UDP, if any is asked for"
+    assert bool(names) == bool(settings.families)
+    assert set(chosen) <= set(probes.loadable(functions)), "what may be switched on is loaded"
 
 
-SIGNATURES = st.builds(Signature, st.lists(st.sampled_from([*RECV, "int *"]), max_size=7).map(tuple), st.just("int"))
+@given(KERNELS, st.sampled_from(sorted(probes.functions())))
+def test_what_is_not_asked_for_may_be_missing(functions, missing):
+    """And what is asked for may not, unless newer kernels are known to do without."""
+    functions = {name: signature for name, signature in functions.items() if name != missing}
+    for settings in (TracerSettings(True, True, False, False), TracerSettings(False, False, True, True)):
+        needed = probes.functions(probes.wanted(settings)) - PAGES
+        if missing in needed:
+            with pytest.raises(SignatureError, match=f"no function {missing}, which"):
+                probes.choose(functions, settings)
+        else:
+            probes.choose(functions, settings)
+
+
+SIGNATURES = st.builds(
+    Signature, st.lists(st.sampled_from([*SEND, "int", "int *"]), max_size=7).map(tuple), st.just("int")
+)
 
 
 @given(SIGNATURES)
 def test_an_unknown_signature_is_an_error_never_a_guess(signature):
     functions = kernel(2, 5) | {"tcp_recvmsg": signature}
     if signature in RECEIVE.values():
-        assert any(p.signature == signature for p in probes.choose(functions))
+        assert any(p.signature == signature for p in probes.choose(functions, ALL))
     else:
         with pytest.raises(SignatureError) as caught:
-            probes.choose(functions)
+            probes.choose(functions, ALL)
         assert str(signature) in str(caught.value)
-
-
-def test_a_function_that_is_gone_is_named():
-    functions = kernel(2, 5)
-    del functions["tcp_finish_connect"]
-    with pytest.raises(SignatureError, match="no function tcp_finish_connect"):
-        probes.choose(functions)
 
 
 def test_what_a_program_expects_is_compared_before_loading():
@@ -121,6 +153,8 @@ def test_outside_fargate_nothing_is_touched():
     ("changed", "said"),
     [
         ({"collect_tcp_v4": 1}, "True or False"),
+        ({"collect_udp_v6": None}, "True or False"),
+        ({"kprobe_max_active": 0}, "from 1 to"),
         ({"max_tracked_connections": 0}, "from 1 to"),
         ({"max_tracked_connections": 1 << 40}, "from 1 to"),
         ({"max_tracked_connections": "many"}, "whole number"),
@@ -131,6 +165,14 @@ def test_outside_fargate_nothing_is_touched():
 def test_bad_settings_are_refused(changed, said):
     with pytest.raises(SettingsError, match=said):
         TracerSettings(**changed)
+
+
+def test_families():
+    assert TracerSettings().families == 0b1111
+    assert TracerSettings(collect_tcp_v4=False).families == 0b1110
+    assert TracerSettings(False, False, False, True).families == 0b1000
+    udp = TracerSettings(False, False, False, True)
+    assert (udp.tcp, udp.udp) == (False, True)
 
 
 @pytest.mark.parametrize(("cpus", "size"), [(0, 8), (1, 8), (2, 16), (3, 32), (5, 32), (6, 64), (64, 512)])
