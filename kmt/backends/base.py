@@ -95,6 +95,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def pristine(self) -> Backend | None:
+        """Whose guests are kernels that nobody has touched: its own, another's, or (None) there can be none."""
+        ...
+
+    @property
     def checkpoints(self) -> bool:
         """Guests launched ``checkpointable`` can be frozen (unless they had to boot: ``Vm.restored``)."""
         ...

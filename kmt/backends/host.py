@@ -66,6 +66,7 @@ class HostBackend:
     name = "host"
     simulated = False
     shares_files = True
+    pristine = None
     deadline_factor = 1.0
     notice = ""
     checkpoints = False

@@ -73,6 +73,11 @@ class KeptBackend:
         return "; ".join(filter(None, (self._inner.notice, stay)))
 
     @property
+    def pristine(self) -> Backend | None:
+        """The inner backend's: kept guests remember their tests."""
+        return self._inner.pristine
+
+    @property
     def deadline_factor(self) -> float:
         """The inner backend's."""
         return self._inner.deadline_factor

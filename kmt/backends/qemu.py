@@ -59,6 +59,11 @@ class QemuBackend:
         return self._config.snapshots
 
     @property
+    def pristine(self) -> QemuBackend:
+        """This one: each guest is a machine of its own."""
+        return self
+
+    @property
     def deadline_factor(self) -> float:
         """1 with hardware virtualisation; that of emulation while the choice has not been made."""
         return accel.factor(qemu_program.find(), self._wanted)

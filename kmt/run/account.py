@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import traceback
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,6 +128,11 @@ class Account:
         tolerated = met.outcome is Outcome.UNAVAILABLE and not self._job.strict
         for nodeid in left:
             self.emit(Lost(self.name, nodeid, met.reason, "skipped" if tolerated else "error"))
+
+    def refuse(self, ids: Iterable[str], why: str) -> None:
+        """Tests that cannot be run here at all; an error of theirs, none of the kernel's."""
+        for nodeid in ids:
+            self.emit(Lost(self.name, nodeid, why))
 
     def close(self, seconds: float) -> None:
         """Settle the outcome and say that the kernel is finished."""

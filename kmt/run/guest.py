@@ -44,6 +44,14 @@ class Plan:
     """How the host's pytest-cov measures (``source, branch, config``); None where it does not."""
 
 
+@dataclass(frozen=True)
+class Places:
+    """Directories as the guest's tests see them: the built objects (empty: none) and where artefacts go."""
+
+    bpf: str
+    artifacts: str
+
+
 @dataclass
 class Tally:
     """Which of the wanted tests have been heard of, and how far."""
@@ -109,36 +117,38 @@ def request(
     }
 
 
-def run_tests(
-    link: Link,
-    plan: Plan,
-    tally: Tally,
-    kernel: Mapping[str, Any],
-    examples: Examples,
-    emit: Callable[[Event], None],
-    *,
-    bpf_dir: str,
-    artifacts_dir: str,
+def begin(
+    link: Link, plan: Plan, ids: list[str], kernel: Mapping[str, Any], places: Places, *, pause: bool = False
 ) -> None:
-    """Run the tally's tests in the guest; returns when pytest in the guest has ended, however it did."""
-    name = str(kernel["name"])
-    env = {"KMT_ARTIFACTS": artifacts_dir, **({"KMT_BPF_DIR": bpf_dir} if bpf_dir else {})}
-    files = list(dict.fromkeys(i.split("::", 1)[0] for i in tally.wanted))
-    link.send(Kind.PYTEST, request(plan, files=files, ids=tally.wanted, kernel=kernel, env=env))
+    """Have pytest in the guest collect what those ids need, and run them unless it is to ``pause`` there."""
+    env = {"KMT_ARTIFACTS": places.artifacts, **({"KMT_BPF_DIR": places.bpf} if places.bpf else {})}
+    files = list(dict.fromkeys(i.split("::", 1)[0] for i in ids))
+    body = request(plan, files=files, ids=ids, kernel=kernel, env=env)
+    link.send(Kind.PYTEST, {**body, "pause": pause})
+
+
+def follow(
+    link: Link, plan: Plan, tally: Tally, kernel: str, examples: Examples, emit: Callable[[Event], None], *, until: Kind
+) -> Frame:
+    """Pass on what pytest in the guest says; returns its first frame of the kind ``until``, or its EXIT.
+
+    When pytest has ended, however it did, all tests of the tally are accounted for.
+    """
     said: list[str] = []
     while True:
         frame = link.receive(Kind.COLLECTED, Kind.STARTED, Kind.REPORT, Kind.OUTPUT, Kind.DATABASE, Kind.EXIT)
-        if frame.kind is Kind.EXIT:
-            _ended(name, tally, frame, said, emit)
-            return
         if frame.kind is Kind.DATABASE:
             try:
-                link.send(Kind.EXAMPLES, examples.answer(name, frame.body))
+                link.send(Kind.EXAMPLES, examples.answer(kernel, frame.body))
             except ValueError as error:
                 raise AgentError(str(error)) from None
             continue
-        for event in _events(name, plan, tally, frame, said):
+        if frame.kind is Kind.EXIT:
+            _ended(kernel, tally, frame, said, emit)
+        for event in _events(kernel, plan, tally, frame, said):
             emit(event)
+        if frame.kind in (until, Kind.EXIT):
+            return frame
 
 
 def _events(name: str, plan: Plan, tally: Tally, frame: Frame, said: list[str]) -> Iterator[Event]:

@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
+from kmt.backends.base import Machine
 from kmt.errors import KmtError
 from kmt.kernel import Kernel
+from kmt.run import pristine
 from kmt.run.account import Account, InternalError
 from kmt.run.budget import Scheduler, Task
 from kmt.run.events import Progress
 from kmt.run.link import CancelledError
 from kmt.run.shared import Job, Shared, fetch
-from kmt.run.unit import UnitRun
+from kmt.run.spread import Unit
+from kmt.run.unit import Guests, UnitRun
+
+NOT_PRISTINE = "this test asks for a kernel that nobody has touched, and {} is this machine's own; use another backend"
 
 
 class KernelRun:
@@ -57,9 +63,35 @@ class KernelRun:
         except Exception as error:  # a bug of ours must not take the other kernels with it
             self.account.misfortune(InternalError.of(error), self._job.ids)
         else:
-            for place, unit in enumerate(self._job.units):
-                run = UnitRun(unit, kernel, self._job, self._shared, self.account)
-                self._add(Task.keeping(unit.machine, run.run), place)
+            self._plan(Guests(kernel, self._job, self._shared, self.account, self._job.backend))
+
+    def _plan(self, guests: Guests) -> None:
+        """Submit the units, shared guests first: there is more in them."""
+        fresh: dict[Machine, list[Unit]] = {}
+        for unit in self._job.units:
+            if unit.fresh:
+                fresh.setdefault(unit.machine, []).append(unit)
+            else:
+                self._submit(unit, UnitRun(unit, guests))
+        backend = self._job.backend.pristine
+        for machine, units in fresh.items():
+            if backend is None:
+                why = NOT_PRISTINE.format(self._job.backend.name)
+                self.account.refuse([nodeid for unit in units for nodeid in unit.ids], why)
+                continue
+            untouched = guests.of(backend)
+            if len(units) >= pristine.WORTH and backend.checkpoints:
+                self._add(Task.keeping(machine, pristine.Freezing(units, untouched, self._submit).run), 1)
+            else:
+                for unit in units:
+                    self._submit(unit, UnitRun(unit, untouched))
+
+    def _submit(self, unit: Unit, run: UnitRun, then: Callable[[], None] = lambda: None) -> None:
+        def work() -> None:
+            run.run()
+            then()
+
+        self._add(Task.keeping(unit.machine, work), 1)
 
     def _phases(self) -> Kernel:
         account = self.account

@@ -146,3 +146,17 @@ def test_s_shows_what_guests_print_and_only_then(project):
     project.write("import sys\ndef test_says(): print('aloud', end=''); sys.stdout.flush(); print(' and clear')\n")
     assert "[host] aloud and clear" in project.run("-s").stdout
     assert "aloud" not in project.run().stdout
+
+
+def test_this_machines_own_kernel_is_nobodys_pristine_one(project):
+    project.write("""
+        import pytest
+        @pytest.mark.pristine
+        def test_pristine(): raise AssertionError("it ran")
+        def test_usual(): pass
+    """)
+    done, kernel = run(project)
+    assert "1 passed, 1 error" in done.stdout
+    assert "asks for a kernel that nobody has touched, and host is this machine's own" in done.stdout
+    assert (done.returncode, kernel["outcome"]) == (1, "failed")
+    assert "2 errors" in run(project, "--kernel-fresh=test")[0].stdout
