@@ -55,3 +55,7 @@ class StoreError(HarnessError):
 
 class TamperedError(StoreError):
     """What is kept on disk is not what was written there: nothing is taken from it."""
+
+
+class UptaneError(RemoteError):
+    """Two repositories, each validly signed, that do not agree on what is to be served."""

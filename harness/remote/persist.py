@@ -26,6 +26,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from harness.remote.errors import RemoteError, StoreError, TamperedError
+from harness.remote.ownership import check_owner
 from harness.remote.state import PRODUCTS, Kept, State
 
 FILE, LOCK, NEW = "state.json", "lock", "state.json.new"
@@ -78,7 +79,7 @@ class StateFile:
         self._on_disk: Kept | None = None
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _check_owner(directory.stat(), directory)
+            check_owner(directory.stat(), directory)
             self._lock: int | None = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise _store_error("opened", directory, error) from None
@@ -178,7 +179,7 @@ def _read(path: Path) -> bytes | None:
     try:
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
             status = os.fstat(file.fileno())
-            _check_owner(status, path)
+            check_owner(status, path)
             if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE:
                 raise TamperedError(f"{path} is no file of up to {MAX_FILE} bytes", hint=_REMOVE)
             return file.read(MAX_FILE)
@@ -186,14 +187,6 @@ def _read(path: Path) -> bytes | None:
         return None
     except OSError as error:
         raise _store_error("read", path, error) from None
-
-
-def _check_owner(status: os.stat_result, path: Path) -> None:
-    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
-        raise TamperedError(
-            f"{path} can be written by others (owner {status.st_uid}, mode {stat.S_IMODE(status.st_mode):o})",
-            hint="it must belong to this user and be writable by no other",
-        )
 
 
 def _store_error(verb: str, path: Path, error: OSError) -> StoreError:

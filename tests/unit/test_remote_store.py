@@ -1,0 +1,609 @@
+"""The agent's store: two real repositories that must agree, a database, and everything that can be wrong with them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from tuf.api.metadata import TargetFile
+from tuf_repository import Repository
+from tuf_server import signer
+
+from harness.errors import HarnessError
+from harness.remote import errors
+from harness.remote.state import State, Update
+from harness.remote.store.agent import FRESH, AgentStore, Received
+from harness.remote.store.repository import MAX_SNAPSHOT, MAX_TIMESTAMP, Metadata
+
+PATH, OTHER, OWN = "datadog/2/TESTING1/a/b", "datadog/2/ASM/c/d", "employee/TESTING1/a/b"
+NOW = datetime.now(UTC)
+DAY = timedelta(days=1)
+
+
+def sent(repository: Repository, known: int = 0) -> Metadata:
+    """All that a repository has published, roots after ``known``."""
+    newest = {"snapshot": repository.snapshot.version, **{name: r.version for name, r in repository.roles.items()}}
+    raw = {name: repository.metadata(f"{version}.{name}.json") for name, version in newest.items()}
+    return Metadata(
+        roots=tuple(repository.metadata(f"{n}.root.json") for n in range(known + 1, repository.root.version + 1)),
+        timestamp=repository.metadata("timestamp.json"),
+        snapshot=raw.pop("snapshot"),
+        targets=raw.pop("targets"),
+        delegated=raw,
+    )
+
+
+class Backend:
+    """A director and a config repository that agree; ``files`` is what they list."""
+
+    def __init__(self) -> None:
+        self.director, self.config = Repository("director"), Repository("config")
+        self.files: dict[str, bytes] = {}
+
+    def put(self, path: str, raw: bytes, *repositories: Repository) -> None:
+        for repository in repositories or (self.director, self.config):
+            repository.add_file(path, raw, custom={"v": 1})
+        self.files[path] = raw
+
+    def remove(self, path: str) -> None:
+        self.files.pop(path, None)
+        self.director.targets.targets.pop(path, None)
+
+    def publish(self) -> Received:
+        self.director.publish()
+        self.config.publish()
+        return self.received()
+
+    def received(self) -> Received:
+        return Received(sent(self.director), sent(self.config), dict(self.files))
+
+    def store(self, path: Path, **options: Any) -> AgentStore:
+        first = "1.root.json"
+        return AgentStore(
+            path, director=self.director.metadata(first), config=self.config.metadata(first), **{"org": 2, **options}
+        )
+
+
+@pytest.fixture
+def backend() -> Backend:
+    made = Backend()
+    made.put(PATH, b"one")
+    made.put(OWN, b"own")
+    return made
+
+
+@pytest.fixture
+def store(backend: Backend, tmp_path: Path) -> Iterator[AgentStore]:
+    with backend.store(tmp_path / "store.db") as made:
+        yield made
+
+
+def content(store: AgentStore) -> dict[str, bytes]:
+    return {path: store.file(path) for path in store.targets()}
+
+
+def everything(store: AgentStore) -> Any:
+    """Memory, and the database, row by row."""
+    database = store._database
+    rows = [database._run(f"SELECT * FROM {table}") for table in ("metadata", "file", "organisation")]
+    return store.versions(), store._director.kept, store._config.kept, rows
+
+
+def test_an_update_is_served_until_the_next(backend: Backend, store: AgentStore) -> None:
+    assert (store.targets(), store.director_targets()) == ({}, b"")
+    assert store.versions()["director"] == {"root": 1, "timestamp": 0, "snapshot": 0, "targets": 0}
+    store.update(backend.publish())
+    assert content(store) == {PATH: b"one", OWN: b"own"}
+    assert store.of_products(frozenset({"TESTING1"})) == [PATH, OWN]
+    assert store.versions()["director"] == {"root": 1, "timestamp": 2, "snapshot": 2, "targets": 2}
+    backend.put(PATH, b"two")
+    backend.put(OTHER, b"more")
+    backend.remove(OWN)
+    store.update(backend.publish())
+    assert content(store) == {PATH: b"two", OTHER: b"more"}
+    assert store._database.file(OWN) is None, "pruned"
+
+
+def test_a_client_follows_what_the_store_serves(backend: Backend, store: AgentStore) -> None:
+    """Through a change of the director's keys."""
+    state = State.verified(backend.director.metadata("1.root.json"))
+    for number in range(2):
+        backend.put(PATH, b"%d" % number)
+        store.update(backend.publish())
+        newest = store.versions()["director"]["root"]
+        roots = tuple(store.director_root(n) for n in range(state.root_version + 1, newest + 1))
+        update = Update(roots, store.director_targets(), content(store), tuple(store.targets()))
+        state = state.apply(update, now=NOW).state
+        assert state.configs[PATH].raw == b"%d" % number
+        backend.director.rotate_root([signer(f"root of {number}")])
+    with pytest.raises(errors.TargetError, match="root 9 is not among 1 to 2"):
+        store.director_root(9)
+
+
+def test_what_is_not_sent_stays(backend: Backend, store: AgentStore) -> None:
+    store.update(backend.publish())
+    before = everything(store)
+    store.update(Received())
+    store.update(backend.received())
+    assert everything(store) == before
+    backend.director.publish()
+    store.update(Received(director=sent(backend.director, known=1)))
+    assert store.versions()["director"]["targets"] == 3
+    assert store.versions()["config"]["targets"] == 2
+
+
+def test_the_first_update_needs_both(backend: Backend, store: AgentStore) -> None:
+    whole = backend.publish()
+    for part in (replace(whole, config=Metadata()), replace(whole, director=Metadata()), Received()):
+        with pytest.raises(errors.MetadataError, match="no timestamp was sent"):
+            store.update(part)
+    assert store.targets() == {}
+
+
+def test_restart(backend: Backend, tmp_path: Path) -> None:
+    """All is there again, and nothing older is taken; dates matter to the next update."""
+    path = tmp_path / "store.db"
+    old = backend.publish()
+    with backend.store(path) as store:
+        store.update(old)
+        backend.config.rotate_root([signer("other")])
+        store.update(backend.publish())
+        before = everything(store)
+    late = {"clock": lambda: NOW + 100 * DAY}
+    with backend.store(path, **late) as store:
+        assert everything(store) == before
+        assert content(store) == backend.files
+        with pytest.raises(errors.ExpiredError):
+            store.update(Received())
+    with backend.store(path) as store:
+        store.close()
+    with backend.store(path) as store:
+        with pytest.raises(errors.RollbackError):
+            store.update(old)
+        assert everything(store) == before
+
+
+def test_a_newer_first_root(backend: Backend, tmp_path: Path) -> None:
+    """An upgrade brings roots that the database has not seen: with the same other keys all stays, else all goes."""
+    path = tmp_path / "store.db"
+    with backend.store(path) as store:
+        store.update(backend.publish())
+    for repository in (backend.director, backend.config):
+        repository.rotate_root([signer("new")])
+        repository.rotate_root([signer("newer")])
+    config = backend.config.metadata("3.root.json")
+    with AgentStore(path, director=backend.director.metadata("3.root.json"), config=config) as store:
+        assert store.versions()["director"] == {"root": 3, "timestamp": 2, "snapshot": 2, "targets": 2}
+        assert store.director_root(3) == backend.director.metadata("3.root.json")
+        with pytest.raises(errors.TargetError, match="root 2 is not among 3 to 3"):
+            store.director_root(2)
+    backend.director.set_keys("timestamp", [signer("new timestamp")])
+    backend.director.publish_root()
+    with AgentStore(path, director=backend.director.metadata("4.root.json"), config=config) as store:
+        assert store.versions()["director"] == {"root": 4, "timestamp": 0, "snapshot": 0, "targets": 0}
+        store.update(replace(backend.publish(), director=sent(backend.director, known=4)))
+        assert content(store) == backend.files
+
+
+Fault = Callable[[Backend], "Received | None"]
+FAULTS: dict[str, tuple[Fault, type[errors.RemoteError], str]] = {}
+
+
+def fault(kind: type[errors.RemoteError], words: str) -> Callable[[Fault], Fault]:
+    """Put what a backend may do wrong into the table: it gives what to send, or None for all that is published."""
+
+    def add(build: Fault) -> Fault:
+        FAULTS[build.__name__] = build, kind, words
+        return build
+
+    return add
+
+
+def changed(repository: Repository, **parts: Any) -> Metadata:
+    return replace(sent(repository), **parts)
+
+
+@fault(errors.UptaneError, "that the config repository does not")
+def a_file_of_the_director_alone(backend: Backend) -> None:
+    backend.put(OTHER, b"x", backend.director)
+
+
+@fault(errors.UptaneError, "9 bytes for the director, 3 for")
+def other_lengths(backend: Backend) -> None:
+    backend.put(PATH, b"two", backend.config)
+    backend.put(PATH, b"of nine b", backend.director)
+
+
+@fault(errors.UptaneError, "list other hashes")
+def other_hashes(backend: Backend) -> None:
+    backend.put(PATH, b"two", backend.config)
+    backend.put(PATH, b"TWO", backend.director)
+
+
+@fault(errors.UptaneError, "list other hashes")
+def one_hash_more(backend: Backend) -> None:
+    backend.config.targets.targets[PATH] = TargetFile.from_data(PATH, b"one", ["sha256", "sha512"])
+
+
+@fault(errors.UptaneError, "never sent")
+def a_file_that_is_not_sent(backend: Backend) -> None:
+    backend.put(OTHER, b"x")
+    del backend.files[OTHER]
+
+
+@fault(errors.TargetError, "not what the targets say")
+def a_file_of_other_bytes(backend: Backend) -> None:
+    backend.files[PATH] = b"two"
+
+
+@fault(errors.UptaneError, "organisation 3, this is 2")
+def a_file_of_another_organisation(backend: Backend) -> None:
+    backend.put("datadog/3/TESTING1/a/b", b"x")
+
+
+@fault(errors.PathError, "unknown source")
+def a_path_that_is_none(backend: Backend) -> None:
+    backend.put("elsewhere/x", b"x")
+
+
+@fault(errors.UptaneError, "director: the snapshot is of organisation 'them', this is 'us'")
+def a_snapshot_of_another_organisation(backend: Backend) -> None:
+    backend.director.snapshot.unrecognized_fields["custom"] = {"org_uuid": "them"}
+
+
+@fault(errors.UptaneError, "config: the snapshot is of organisation 'them', this is 'us'")
+def a_config_snapshot_of_another_organisation(backend: Backend) -> None:
+    backend.director.snapshot.unrecognized_fields["custom"] = {"org_uuid": "us"}
+    backend.config.snapshot.unrecognized_fields["custom"] = {"org_uuid": "them"}
+
+
+@fault(errors.UptaneError, "is no string")
+def an_organisation_that_is_no_name(backend: Backend) -> None:
+    backend.config.snapshot.unrecognized_fields["custom"] = {"org_uuid": 7}
+
+
+@fault(errors.ThresholdError, "config: ")
+def targets_by_the_wrong_key(backend: Backend) -> None:
+    backend.config.signers["targets"] = [signer("evil")]
+
+
+@fault(errors.ThresholdError, "director: ")
+def a_timestamp_by_the_wrong_key(backend: Backend) -> None:
+    backend.director.signers["timestamp"] = [signer("evil")]
+
+
+@fault(errors.ThresholdError, "director: ")
+def a_root_by_its_own_keys_alone(backend: Backend) -> None:
+    backend.director.set_keys("root", [signer("evil")])
+    backend.director.publish_root()
+
+
+@fault(errors.RootChainError, "root 2 is missing before 3")
+def a_root_is_missing(backend: Backend) -> Received:
+    backend.director.publish_root()
+    backend.director.publish_root()
+    whole = backend.publish()
+    return replace(whole, director=replace(whole.director, roots=whole.director.roots[2:]))
+
+
+@fault(errors.ExpiredError, "root.json is expired")
+def an_expired_root(backend: Backend) -> None:
+    backend.config.root.expires = NOW.replace(microsecond=0) - DAY
+    backend.config.publish_root()
+
+
+@fault(errors.ExpiredError, "targets is expired")
+def expired_targets(backend: Backend) -> None:
+    backend.director.targets.expires = NOW.replace(microsecond=0) - DAY
+
+
+@fault(errors.RollbackError, "director: ")
+def older_targets(backend: Backend) -> None:
+    backend.director.targets.version -= 2
+
+
+@fault(errors.RollbackError, "config: ")
+def targets_of_yesterday(backend: Backend) -> Received:
+    whole = backend.publish()
+    old = backend.config.metadata(f"{backend.config.targets.version - 1}.targets.json")
+    return replace(whole, config=replace(whole.config, targets=old))
+
+
+@fault(errors.MetadataError, "no snapshot|Failed")
+def a_snapshot_that_is_none(backend: Backend) -> Received:
+    return replace(backend.publish(), config=changed(backend.config, snapshot=b"{}"))
+
+
+@fault(errors.RollbackError, "Expected snapshot version")
+def a_snapshot_that_is_not_sent(backend: Backend) -> Received:
+    whole = backend.publish()
+    return replace(whole, director=replace(whole.director, snapshot=b""))
+
+
+@fault(errors.TooLargeError, "timestamp of 16385 bytes")
+def a_timestamp_too_large(backend: Backend) -> Received:
+    return replace(backend.publish(), config=changed(backend.config, timestamp=b" " * (MAX_TIMESTAMP + 1)))
+
+
+@fault(errors.TooLargeError, "snapshot of 2000001 bytes")
+def a_snapshot_too_large(backend: Backend) -> Received:
+    return replace(backend.publish(), config=changed(backend.config, snapshot=b" " * (MAX_SNAPSHOT + 1)))
+
+
+@fault(errors.TooLargeError, "257 roots")
+def too_many_roots(backend: Backend) -> Received:
+    return replace(backend.publish(), director=changed(backend.director, roots=(b"{}",) * 257))
+
+
+@fault(errors.MetadataError, "malformed")
+def a_root_that_is_none(backend: Backend) -> Received:
+    return replace(backend.publish(), director=changed(backend.director, roots=(b"{}",)))
+
+
+@fault(errors.TargetError, "role 'more', whose metadata were not sent")
+def a_delegated_role_that_is_not_sent(backend: Backend) -> Received:
+    backend.config.delegate("targets", "more", ["datadog/2/ASM/*/*"])
+    backend.put(OTHER, b"x", backend.director)
+    whole = backend.publish()
+    return replace(whole, config=replace(whole.config, delegated={}))
+
+
+@fault(errors.ThresholdError, "config: ")
+def a_delegated_role_by_the_wrong_key(backend: Backend) -> None:
+    backend.config.delegate("targets", "more", ["*"])
+    backend.config.signers["more"] = [signer("evil")]
+
+
+@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("fresh", [False, True])
+def test_what_is_wrong_changes_nothing(backend: Backend, tmp_path: Path, name: str, fresh: bool) -> None:
+    """Neither in memory nor on disk, for a store that holds something and for one that does not."""
+    if fresh and name in {"older_targets", "targets_of_yesterday", "a_snapshot_that_is_not_sent"}:
+        fresh = False  # Nothing is older than nothing.
+    build, kind, words = FAULTS[name]
+    with backend.store(tmp_path / "store.db", org_uuid=lambda: "us") as store:
+        if not fresh:
+            store.update(backend.publish())
+        before = everything(store)
+        received = build(backend) or backend.publish()
+        with pytest.raises(errors.RemoteError, match=words) as raised:
+            store.update(received)
+        assert type(raised.value) is kind
+        assert everything(store) == before
+        assert content(store) == ({} if fresh else {PATH: b"one", OWN: b"own"})
+    with backend.store(tmp_path / "store.db") as store:
+        assert everything(store) == before
+
+
+def test_a_full_disk(backend: Backend, store: AgentStore) -> None:
+    """SQLite's own refusal, in the middle of the transaction."""
+    store.update(backend.publish())
+    before = everything(store)
+    pages = store._database._run("PRAGMA page_count")[0][0]
+    store._database._run(f"PRAGMA max_page_count = {pages}")
+    backend.put(OTHER, os.urandom(100_000))
+    with pytest.raises(errors.StoreError, match="full"):
+        store.update(backend.publish())
+    assert everything(store) == before
+    store._database._run("PRAGMA max_page_count = 100000")
+    store.update(backend.publish())
+    assert content(store) == backend.files
+
+
+def test_delegated_files(backend: Backend, store: AgentStore) -> None:
+    """Of the config repository: depth first, ended by a role that terminates."""
+    config = backend.config
+    config.delegate("targets", "asm", ["datadog/2/ASM/*/*"], terminating=True)
+    config.delegate("asm", "deep", ["datadog/2/ASM/c/*"])
+    config.delegate("targets", "late", ["datadog/2/ASM/*/*"])
+    raw = b"delegated"
+    backend.put(OTHER, raw, backend.director)
+    config.add_file(OTHER, raw, "late")
+    with pytest.raises(errors.UptaneError, match="does not"):
+        store.update(backend.publish())
+    config.add_file(OTHER, raw, "deep")
+    store.update(backend.publish())
+    assert content(store)[OTHER] == raw
+    config.roles["deep"].targets.clear()
+    config.roles["deep"].unrecognized_fields["x"] = 1
+    with pytest.raises(errors.UptaneError, match="does not"):
+        store.update(backend.publish())
+
+
+def test_verified_again_after_a_minute(backend: Backend, tmp_path: Path) -> None:
+    """What changes in the database meanwhile is not served then."""
+    clock = [0.0]
+    path = tmp_path / "store.db"
+    with backend.store(path, monotonic=lambda: clock[0]) as store:
+        store.update(backend.publish())
+        with sqlite3.connect(path) as other:
+            other.execute("UPDATE file SET raw = ? WHERE path = ?", (b"new", OWN))
+        clock[0] = FRESH - 1
+        assert store.file(PATH) == b"one"
+        with pytest.raises(errors.TargetError):
+            store.file(OWN)
+        clock[0] = FRESH
+        for _ in range(2):
+            with pytest.raises(errors.TargetError, match="not what the targets say"):
+                store.file(PATH)
+        with sqlite3.connect(path) as other:
+            other.execute("UPDATE file SET raw = ? WHERE path = ?", (b"own", OWN))
+        assert store.file(PATH) == b"one"
+    with pytest.raises(errors.TargetError, match="does not list"), backend.store(path) as store:
+        store.file(OTHER)
+
+
+def test_the_organisation_is_asked_for_once_a_root(backend: Backend, tmp_path: Path) -> None:
+    asked = []
+
+    def who() -> str:
+        asked.append(1)
+        return "us"
+
+    path = tmp_path / "store.db"
+    for repository in (backend.director, backend.config):
+        repository.snapshot.unrecognized_fields["custom"] = {"org_uuid": "us"}
+    with backend.store(path) as store, pytest.raises(errors.StoreError, match="nobody said"):
+        store.update(backend.publish())
+    for rotations, times in ((0, 1), (0, 1), (1, 2)):
+        for _ in range(rotations):
+            backend.config.rotate_root([signer("other")])
+        with backend.store(path, org_uuid=who) as store:
+            store.update(backend.publish())
+            store.update(backend.publish())
+        assert len(asked) == times
+
+
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        ("UPDATE metadata SET raw = '{}' WHERE role = 'snapshot'", "does not follow"),
+        ("UPDATE metadata SET raw = replace(raw, 'targets', 'Targets') WHERE role = 'targets'", "does not follow"),
+        ("DELETE FROM metadata WHERE role = 'snapshot'", "does not follow"),
+        ("DELETE FROM metadata WHERE role = 'root' AND number = 1", "does not follow"),
+        ("DROP TABLE file", "no such table"),
+        ("PRAGMA user_version = 2", "format 2, not 1"),
+    ],
+)
+def test_a_database_that_was_tampered_with(backend: Backend, tmp_path: Path, statement: str, words: str) -> None:
+    path = tmp_path / "store.db"
+    backend.config.set_keys("timestamp", [signer("second")])
+    backend.config.publish_root()
+    with backend.store(path) as store:
+        store.update(backend.publish())
+    with sqlite3.connect(path) as other:
+        other.execute(statement)
+    with pytest.raises(errors.StoreError, match=words), backend.store(path) as store:
+        store.targets()
+
+
+def test_a_file_that_is_no_database(backend: Backend, tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    path.write_bytes(b"no database at all" * 100)
+    path.chmod(0o600)
+    with pytest.raises(errors.TamperedError, match="damaged"):
+        backend.store(path)
+    path.chmod(0o666)
+    with pytest.raises(errors.TamperedError, match="written by others"):
+        backend.store(path)
+    with pytest.raises(errors.StoreError, match="cannot be opened"):
+        backend.store(tmp_path / "none" / "store.db")
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Honest updates, faults and restarts in any order; the model is what was accepted last."""
+
+    @initialize()
+    def start(self) -> None:
+        self.room = tempfile.TemporaryDirectory()
+        self.path = Path(self.room.name, "store.db")
+        self.backend = Backend()
+        self.store = self.backend.store(self.path, org_uuid=lambda: "us")
+        self.accepted: dict[str, bytes] = {}
+
+    def teardown(self) -> None:
+        if hasattr(self, "room"):
+            self.store.close()
+            self.room.cleanup()
+
+    @rule(path=st.sampled_from([PATH, OTHER, OWN]), raw=st.binary(max_size=3))
+    def put(self, path: str, raw: bytes) -> None:
+        self.backend.put(path, raw)
+
+    @rule(path=st.sampled_from([PATH, OTHER, OWN]))
+    def remove(self, path: str) -> None:
+        self.backend.remove(path)
+
+    @rule(director=st.booleans(), number=st.integers(0, 3))
+    def rotate(self, director: bool, number: int) -> None:
+        repository = self.backend.director if director else self.backend.config
+        if repository.signers["root"] != [signer(f"root {number}")]:
+            repository.rotate_root([signer(f"root {number}")])
+
+    @rule()
+    def update(self) -> None:
+        self.store.update(self.backend.publish())
+        self.accepted = dict(self.backend.files)
+        assert content(self.store) == self.accepted
+
+    @rule(data=st.data())
+    def a_part_is_spoilt(self, data: st.DataObject) -> None:
+        """Refused, or what is spoilt was not needed."""
+        whole = self.backend.publish()
+        name = data.draw(st.sampled_from(["director", "config"]))
+        part = data.draw(st.sampled_from(["timestamp", "snapshot", "targets"]))
+        metadata: Metadata = getattr(whole, name)
+        raw = bytearray(getattr(metadata, part))
+        raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
+        spoilt: dict[str, Any] = {name: replace(metadata, **{part: bytes(raw)})}
+        before = everything(self.store)
+        try:
+            self.store.update(replace(whole, **spoilt))
+        except HarnessError:
+            assert everything(self.store) == before
+        else:
+            self.accepted = dict(self.backend.files)
+        assert content(self.store) == self.accepted
+
+    @rule()
+    def restart(self) -> None:
+        before = everything(self.store)
+        self.store.close()
+        self.store = self.backend.store(self.path, org_uuid=lambda: "us")
+        assert everything(self.store) == before
+        assert content(self.store) == self.accepted
+
+
+TestStore = StoreMachine.TestCase
+TestStore.settings = settings(max_examples=15, stateful_step_count=10)
+
+
+UPDATES = """
+import sys
+from pathlib import Path
+from test_remote_store import PATH, Backend
+
+backend = Backend()
+with backend.store(Path(sys.argv[1])) as store:
+    number = store.versions()["director"]["targets"]
+    for repository in (backend.director, backend.config):
+        repository.targets.version = repository.snapshot.version = repository.timestamp.version = number
+    while True:
+        number += 1
+        backend.put(PATH, b"%d" % number)
+        store.update(backend.publish())
+        print(number, flush=True)
+"""
+
+
+def test_killed_again_and_again(tmp_path: Path) -> None:
+    """SIGKILL at any moment: the last update that was finished is there, or the one after it, whole."""
+    path, backend = tmp_path / "store.db", Backend()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])}
+    for round in range(4):
+        with subprocess.Popen(
+            [sys.executable, "-c", UPDATES, str(path)], stdout=subprocess.PIPE, env=environment
+        ) as process:
+            assert process.stdout is not None
+            said = int(process.stdout.readline())
+            time.sleep(0.005 * round)
+            process.send_signal(signal.SIGKILL)
+            said = max([said, *map(int, process.stdout.read().split())])
+        with backend.store(path) as store:
+            version = store.versions()["director"]["targets"]
+            assert version in (said, said + 1)
+            assert store.file(PATH) == b"%d" % version
