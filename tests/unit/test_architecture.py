@@ -116,7 +116,8 @@ def _outside(node, excepted):
 
 
 VALUES = {
-    "kmt.errors", "harness.errors", "kmt.guest.wire", "harness.remote.wire.config_pb2", "harness.remote.wire.service_pb2",
+    "kmt.errors", "harness.errors", "kmt.guest.wire",
+    "harness.remote.wire.config_pb2", "harness.remote.wire.service_pb2",
 }  # fmt: skip
 """Types without behaviour, which pure modules share with the others."""
 

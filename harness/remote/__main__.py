@@ -1,0 +1,112 @@
+"""``python -m harness.remote COMMAND``: a serving side by hand.
+
+``serve DIR`` signs the configurations in a directory and answers clients that poll; ``rotate``, ``expire`` and
+``renew`` change its keys and dates, also while it serves. What a client needs is printed at the start, and lies in
+``DIR/.tuf``: the first root, the authority's certificate, the token.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import random
+import secrets
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.errors import HarnessError
+from harness.remote.messages import HTTP_PATH
+from harness.remote.serve import misbehave
+from harness.remote.serve.certificates import kept_in
+from harness.remote.serve.directory import INSIDE, ROLES, Directory
+from harness.remote.serve.files import publish
+from harness.remote.serve.host import Host
+from harness.remote.serve.http_server import HttpServer
+from harness.remote.serve.server import GrpcServer
+from harness.remote.serve.wire_faults import Fault, Relay
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands with their options."""
+    whole = argparse.ArgumentParser(prog="python -m harness.remote", description=(__doc__ or "").split("\n\n")[1])
+    commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="sign a directory of configurations, and answer clients that poll")
+    serve.add_argument("directory", type=Path)
+    serve.add_argument("--listen", default="127.0.0.1:8443", metavar="HOST:PORT", help="gRPC (default: %(default)s)")
+    serve.add_argument("--unix", type=Path, metavar="PATH", help="gRPC on a unix socket too")
+    serve.add_argument("--http", metavar="HOST:PORT", help=f"the JSON form too (POST {HTTP_PATH})")
+    serve.add_argument("--mutual", action="store_true", help="clients must have a certificate of the same authority")
+    serve.add_argument("--misbehave", choices=misbehave.names(), metavar="WAY", help=", ".join(misbehave.names()))
+    serve.add_argument("--fault", type=Fault.of, metavar="KIND@BYTES", help="on the wire: drop, hang, flip or flood")
+    for name, words in (("rotate", "a new key for a role"), ("expire", "let a role's metadata be past their date")):
+        command = commands.add_parser(name, help=words)
+        command.add_argument("directory", type=Path)
+        command.add_argument("role", choices=ROLES)
+    commands.add_parser("renew", help="a root and targets with new dates").add_argument("directory", type=Path)
+    return whole
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    try:
+        options = parser().parse_args(words)
+        directory = Directory(options.directory)
+        if options.command == "serve":
+            return serve(options, directory)
+        if options.command == "renew":
+            directory.renew()
+        else:
+            getattr(directory, options.command)(options.role)
+        print(f"targets {directory.published().targets_version}, root {len(directory.published().roots)}")
+    except HarnessError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def serve(options: argparse.Namespace, directory: Directory) -> int:
+    """Serve until SIGTERM or Ctrl-C."""
+    inside = options.directory / INSIDE
+    tls = kept_in(inside / "tls", mutual=options.mutual)
+    token = _token(inside / "token")
+    host = Host(directory, random.Random())
+    host.way = options.misbehave
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(GrpcServer(host.serve, address=options.listen, tls=tls, token=token))
+        port = server.port
+        if options.fault:
+            port = stack.enter_context(Relay("127.0.0.1", port, options.fault)).port
+        urls = [f"grpcs://{options.listen.rpartition(':')[0]}:{port}"]
+        if options.unix:
+            stack.enter_context(GrpcServer(host.serve, address=f"unix:{options.unix.absolute()}", token=token))
+            options.unix.chmod(0o600)
+            urls.append(f"unix://{options.unix.absolute()}")
+        if options.http:
+            http = stack.enter_context(HttpServer(host.serve, address=options.http, tls=tls, token=token))
+            urls.append(f"https://{options.http.rpartition(':')[0]}:{http.port}")
+        print("\n".join([*urls, f"root  {directory.root}", f"ca    {inside / 'tls' / 'ca.pem'}"]))
+        print(f"token {inside / 'token'}", flush=True)
+        _until_told()
+    return 0
+
+
+def _until_told() -> None:
+    over = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: over.set())
+    over.wait()
+
+
+def _token(file: Path) -> str:
+    if not file.exists():
+        publish(file, secrets.token_hex(32).encode())
+    return file.read_text().strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

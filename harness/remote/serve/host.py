@@ -1,0 +1,56 @@
+"""What stands between a directory and the servers: the honest answer, or the way that it was told to misbehave."""
+
+from __future__ import annotations
+
+import logging
+import random
+from threading import Lock
+
+from harness.remote.serve import answers
+from harness.remote.serve.directory import Directory
+from harness.remote.serve.misbehave import Broken, Scene, misbehave
+from harness.remote.serve.repository import Published
+from harness.remote.wire import config_pb2 as pb
+
+_log = logging.getLogger(__name__)
+_REMEMBERED = 16
+
+
+class Host:
+    """Answers requests from what a directory publishes; ``way`` (None: honestly) may be changed at any time."""
+
+    def __init__(self, directory: Directory, dice: random.Random) -> None:
+        self.way: str | None = None
+        self.seen: dict[str, pb.Client] = {}
+        """What each client last said, by its id."""
+        self._directory = directory
+        self._dice = dice
+        self._lock = Lock()
+        self._past: list[Published] = []
+
+    def serve(self, asked: pb.ClientGetConfigsRequest) -> pb.ClientGetConfigsResponse | Broken:
+        """The answer. MetadataError where the request is refused."""
+        published = self._directory.published()
+        with self._lock:
+            if not self._past or self._past[-1] is not published:
+                self._past = [*self._past[1 - _REMEMBERED :], published]
+            past = self._past[:-1]
+        honest = answers.answer(published, asked)
+        self._note(asked.client)
+        if self.way is None:
+            return honest
+        return misbehave(self.way, Scene(published, past, asked, self._dice))
+
+    def _note(self, client: pb.Client) -> None:
+        """Say when what a client tells has changed."""
+        with self._lock:
+            before = self.seen.get(client.id)
+            self.seen[client.id] = client
+        if before is None or before.state != client.state:
+            states = [f"{c.product}/{c.id} v{c.version} state {c.apply_state} {c.apply_error}".strip()
+                      for c in client.state.config_states]  # fmt: skip
+            _log.info(
+                "client %s: targets %d, root %d, %s%s",
+                client.id, client.state.targets_version, client.state.root_version, ", ".join(states) or "nothing",
+                f", error: {client.state.error}" if client.state.has_error else "",
+            )  # fmt: skip
