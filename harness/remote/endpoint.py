@@ -81,7 +81,7 @@ def _split(url: str) -> tuple[str, str, int]:
         raise SettingsError(f"endpoint {url!r}: the scheme is one of {', '.join(SCHEMES)}")
     more = parts.query or parts.fragment or parts.username
     if parts.scheme == "unix":
-        if parts.netloc or more or len(parts.path) < 2:
+        if parts.netloc or more or not parts.path[1:] or parts.path[0] != "/":
             raise SettingsError(f"endpoint {url!r}: a unix socket is unix:///its/whole/path")
         return parts.scheme, parts.path, 0
     if not host or not port or more or parts.path not in ("", "/"):

@@ -8,6 +8,10 @@ becomes the one ``FetchError`` that says what to do about it.
 from __future__ import annotations
 
 import contextlib
+import os
+
+# The library's C core writes a line to standard error at every failed handshake, whoever listens; read at its import.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
 
@@ -45,7 +49,7 @@ _OPTIONS: list[tuple[str, int]] = [
     # Two fetchers for one address share no connection: each has its own certificates and its own end.
     ("grpc.use_local_subchannel_pool", 1),
 ]
-_TLS_WORDS = ("CERTIFICATE_VERIFY_FAILED", "Ssl handshake", "SSL_ERROR", "handshake failed", "Peer name")
+_TLS_WORDS = ("CERTIFICATE_VERIFY_FAILED", "Ssl handshake", "SSL_ERROR", "erification check failed")
 """What stands in the details of a connection that failed by its TLS; the library has no status for it."""
 _HINT_TLS = "check the certificate's dates and names, the authority given for it, and this machine's clock"
 
@@ -102,8 +106,6 @@ def translate(code: grpc.StatusCode, details: str, endpoint: Endpoint) -> FetchE
         return UnreachableError(f"{at} cannot be reached: {words}")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
         return AnswerError(f"{at} sent more than {MAX_MESSAGE} bytes")
-    if code is grpc.StatusCode.INTERNAL:
-        return AnswerError(f"{at} gave no gRPC answer: {words}")
     return ServerError(f"{at} failed: {code.name}: {words}")
 
 

@@ -134,6 +134,8 @@ def _check_status(at: str, status: int, raw: bytes) -> None:
 
 
 def _context(endpoint: Endpoint) -> ssl.SSLContext:
+    for file in (endpoint.ca, endpoint.certificate, endpoint.key):
+        endpoint.read(file)
     try:
         context = ssl.create_default_context(cafile=endpoint.ca)
         if endpoint.certificate is not None:

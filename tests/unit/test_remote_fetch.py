@@ -1,0 +1,441 @@
+"""Fetchers against real servers, over every form of the wire: what comes back, and what each thing that is wrong is."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import grpc
+import pytest
+from remote_site import FORMS, Site, token
+
+from harness.errors import ClosedError, HarnessError, SettingsError
+from harness.remote import fetch, messages
+from harness.remote.endpoint import Endpoint, token_of
+from harness.remote.fetch import (
+    AnswerError,
+    CertificateError,
+    DeadlineError,
+    Fetcher,
+    FetchError,
+    RefusedError,
+    ServerError,
+    TokenError,
+    UnimplementedError,
+    UnreachableError,
+)
+from harness.remote.grpc_fetch import translate
+from harness.remote.serve.certificates import Authority, Tls
+from harness.remote.serve.server import GrpcServer, ServingError
+from harness.remote.serve.wire_faults import Fault, Relay
+from harness.remote.wire.config_pb2 import ClientGetConfigsRequest
+
+PATH = "datadog/2/TESTING1/a/config"
+TCP_FORMS = ("grpcs", "https")
+JUST_NOW = datetime.now(UTC) - timedelta(minutes=1)
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with Site(tmp_path_factory.mktemp("s"), request.param) as made:
+        made.put(PATH, b"one")
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def _honest(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "site" in request.fixturenames:
+        request.getfixturevalue("site").host.way = None
+
+
+def asking(site: Site) -> ClientGetConfigsRequest:
+    return messages.request(site.state(), "x" * 21, ["TESTING1"], messages.Agent())
+
+
+def fails(
+    site: Site, error: type[HarnessError], *, token: Callable[[], str] = token, **changes: object
+) -> HarnessError:
+    fetcher = site.endpoint(**changes).fetcher(token)
+    try:
+        with pytest.raises(error) as raised:
+            fetcher.fetch(asking(site))
+    finally:
+        fetcher.close()
+    assert type(raised.value) is error
+    assert "the-right-one" not in str(raised.value)
+    return raised.value
+
+
+def test_an_answer_comes_whole(site: Site) -> None:
+    fetcher = site.endpoint().fetcher(token)
+    answer = fetcher.fetch(asking(site))
+    assert [(file.path, file.raw) for file in answer.target_files] == [(PATH, b"one")]
+    assert list(answer.client_configs) == [PATH]
+    assert answer.targets
+    change = site.state().apply(messages.update_of(answer), now=datetime.now(UTC))
+    assert change.products == {"TESTING1"}
+    again = fetcher.fetch(messages.request(change.state, "x" * 21, ["TESTING1"], messages.Agent()))
+    assert messages.update_of(again).empty
+    fetcher.close()
+
+
+def test_a_large_answer_comes_whole(site: Site) -> None:
+    """Larger than the 4 MiB that gRPC takes if nobody says otherwise."""
+    path = "datadog/2/TESTING2/large/config"
+    site.put(path, bytes(range(256)) * (24 << 10))
+    fetcher = site.endpoint().fetcher(token)
+    answer = fetcher.fetch(messages.request(site.state(), "x" * 21, ["TESTING2"], messages.Agent()))
+    assert [file.raw for file in answer.target_files] == [bytes(range(256)) * (24 << 10)]
+    fetcher.close()
+    site.remove(path)
+
+
+@pytest.mark.parametrize("given", ["", "wrong", "the-right-on", "the-right-one-"])
+def test_a_wrong_token(site: Site, given: str) -> None:
+    fails(site, RefusedError if given else TokenError, token=lambda: given)
+
+
+def test_a_token_that_cannot_be_had(site: Site, tmp_path: Path) -> None:
+    error = fails(site, TokenError, token=token_of(tmp_path / "none"))
+    assert "could not acquire the auth token" in str(error)
+    for bad in ("two\nlines", "gr\N{LATIN SMALL LETTER U WITH DIAERESIS}n"):
+        (tmp_path / "bad").write_text(bad)
+        fails(site, TokenError, token=token_of(tmp_path / "bad"))
+
+
+def test_the_token_is_fetched_for_every_request(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("old")
+    fetcher = site.endpoint().fetcher(token_of(file))
+    with pytest.raises(RefusedError):
+        fetcher.fetch(asking(site))
+    file.write_text(f"{token()}\n")
+    assert fetcher.fetch(asking(site)).targets
+    fetcher.close()
+
+
+@pytest.mark.parametrize(
+    ("way", "error"),
+    [("hang", DeadlineError), ("huge", AnswerError), ("garbage", AnswerError), ("fail", ServerError),
+     ("wrong-service", UnimplementedError)],
+)  # fmt: skip
+def test_a_server_that_does_not_answer(site: Site, way: str, error: type[FetchError]) -> None:
+    site.host.way = way
+    fails(site, error, seconds=0.3 if way == "hang" else 60)
+
+
+def test_endless_data(site: Site) -> None:
+    site.host.way = "endless"
+    fetcher = site.endpoint(seconds=0.5).fetcher(token)
+    with pytest.raises((DeadlineError, AnswerError)):
+        fetcher.fetch(asking(site))
+    fetcher.close()
+
+
+def test_a_request_that_the_server_refuses(site: Site) -> None:
+    fetcher = site.endpoint().fetcher(token)
+    with pytest.raises(ServerError, match="no client"):
+        fetcher.fetch(ClientGetConfigsRequest())
+    fetcher.close()
+
+
+def test_closing_ends_a_fetch_that_is_under_way(site: Site) -> None:
+    site.host.way = "hang"
+    fetcher = site.endpoint(seconds=600).fetcher(token)
+    with ThreadPoolExecutor(1) as pool:
+        before = len(site.host.seen)
+        waiting = pool.submit(fetcher.fetch, messages.request(site.state(), f"id-{before}", [], messages.Agent()))
+        while len(site.host.seen) == before:
+            assert not waiting.done(), waiting.exception()
+        fetcher.close()
+        with pytest.raises(ClosedError):
+            waiting.result(60)
+    fetcher.close()
+    with pytest.raises(ClosedError):
+        fetcher.fetch(asking(site))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_nobody_there(tmp_path: Path, form: str) -> None:
+    with Site(tmp_path, form) as gone:
+        gone.put(PATH, b"one")
+        fetcher = gone.endpoint().fetcher(token)
+        assert fetcher.fetch(asking(gone)).targets
+    for _ in range(3):
+        with pytest.raises(UnreachableError):
+            fetcher.fetch(asking(gone))
+    fetcher.close()
+
+
+def test_a_server_that_comes_back_is_found_again(tmp_path: Path) -> None:
+    with Site(tmp_path, "unix") as first:
+        fetcher = first.endpoint().fetcher(token)
+        assert fetcher.fetch(asking(first)).targets
+    with pytest.raises(UnreachableError):
+        fetcher.fetch(asking(first))
+    with Site(tmp_path, "unix") as second:
+        assert _eventually(lambda: fetcher.fetch(asking(second)).targets)
+    fetcher.close()
+
+
+def _eventually(call: Callable[[], bytes]) -> bytes:
+    for _ in range(200):
+        try:
+            return call()
+        except UnreachableError:
+            threading.Event().wait(0.05)
+    raise AssertionError("never")
+
+
+# Trust.
+
+
+def served(path: Path, form: str, tls: Tls) -> Site:
+    return Site(path, form, tls=tls)
+
+
+@pytest.mark.parametrize("form", TCP_FORMS)
+@pytest.mark.parametrize("what", ["expired", "not yet valid", "another name", "unknown authority", "self-made"])
+def test_a_certificate_that_is_not_to_be_trusted(tmp_path: Path, form: str, what: str) -> None:
+    authority, other = Authority(), Authority()
+    issued = {
+        "expired": lambda: authority.issue(start=JUST_NOW - timedelta(days=30), last=timedelta(days=1)),
+        "not yet valid": lambda: authority.issue(start=JUST_NOW + timedelta(days=30)),
+        "another name": lambda: authority.issue(["elsewhere.example"]),
+        "unknown authority": lambda: other.issue(),
+        "self-made": lambda: Authority("localhost").issue(),
+    }[what]()
+    (tmp_path / "ca.pem").write_bytes(authority.certificate)
+    with served(tmp_path, form, Tls(*issued)) as site:
+        error = fails(site, CertificateError, ca=tmp_path / "ca.pem")
+        assert "clock" in error.hint
+        assert not site.host.seen, "no request, and so no token, went to a server that is not trusted"
+
+
+@pytest.mark.parametrize("form", TCP_FORMS)
+def test_another_name_may_be_expected(tmp_path: Path, form: str) -> None:
+    authority = Authority()
+    (tmp_path / "ca.pem").write_bytes(authority.certificate)
+    with served(tmp_path, form, Tls(*authority.issue(["elsewhere.example"]))) as site:
+        fetcher = site.endpoint(ca=tmp_path / "ca.pem", server_name="elsewhere.example").fetcher(token)
+        assert fetcher.fetch(asking(site)).targets
+        fetcher.close()
+
+
+@pytest.mark.parametrize("form", TCP_FORMS)
+def test_mutual_tls(tmp_path: Path, form: str) -> None:
+    with Site(tmp_path, form, mutual=True) as site:
+        own = {"certificate": site.certificates / "client.pem", "key": site.certificates / "client.key"}
+        fetcher = site.endpoint(**own).fetcher(token)
+        assert fetcher.fetch(asking(site)).targets
+        fetcher.close()
+        stranger = tmp_path / "stranger"
+        for name, pem in zip((".pem", ".key"), Authority().issue(("client",)), strict=True):
+            stranger.with_suffix(name).write_bytes(pem)
+        theirs = {"certificate": stranger.with_suffix(".pem"), "key": stranger.with_suffix(".key")}
+        for bad in ({}, theirs):
+            fetcher = site.endpoint(**bad).fetcher(token)
+            with pytest.raises((CertificateError, UnreachableError)):
+                fetcher.fetch(asking(site))
+            fetcher.close()
+        assert len(site.host.seen) == 1
+
+
+# Another service.
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> Tls:
+    authority = Authority()
+    (tmp_path / "ca.pem").write_bytes(authority.certificate)
+    return Tls(*authority.issue())
+
+
+def against(url: str, tmp_path: Path, **changes: object) -> Fetcher:
+    settings = {"ca": tmp_path / "ca.pem", "seconds": 20.0} | changes
+    return Endpoint(url, **settings).fetcher(token)  # type: ignore[arg-type]
+
+
+ASK = ClientGetConfigsRequest()
+
+
+def test_another_grpc_service(tmp_path: Path, tls: Tls) -> None:
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(tls.key, tls.certificate)]))
+    server.start()
+    fetcher = against(f"grpcs://127.0.0.1:{port}", tmp_path)
+    with pytest.raises(UnimplementedError, match=messages.SERVICE):
+        fetcher.fetch(ASK)
+    fetcher.close()
+    server.stop(None).wait()
+
+
+class Page(BaseHTTPRequestHandler):
+    """A web server: any path is a page."""
+
+    def do_POST(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<html>welcome</html>")
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("form", TCP_FORMS)
+def test_a_web_server(tmp_path: Path, tls: Tls, form: str) -> None:
+    with web_server(tmp_path, tls, Page) as port:
+        fetcher = against(f"{form}://127.0.0.1:{port}", tmp_path)
+        with pytest.raises((AnswerError, UnreachableError, ServerError, CertificateError)):
+            fetcher.fetch(ASK)
+        fetcher.close()
+
+
+class Redirect(Page):
+    def do_POST(self) -> None:
+        self.send_response(307)
+        self.send_header("Location", "https://elsewhere.example/")
+        self.end_headers()
+
+
+def test_a_redirect_is_not_followed(tmp_path: Path, tls: Tls) -> None:
+    with web_server(tmp_path, tls, Redirect) as port:
+        fetcher = against(f"https://127.0.0.1:{port}", tmp_path)
+        with pytest.raises(ServerError, match="307"):
+            fetcher.fetch(ASK)
+        fetcher.close()
+
+
+class web_server:
+    def __init__(self, tmp_path: Path, tls: Tls, handler: type[BaseHTTPRequestHandler]) -> None:
+        (tmp_path / "both.pem").write_bytes(tls.certificate + tls.key)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tmp_path / "both.pem")
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
+
+    def __enter__(self) -> int:
+        self.thread.start()
+        return int(self.server.server_address[1])
+
+    def __exit__(self, *exc: object) -> None:
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+@pytest.mark.parametrize("form", TCP_FORMS)
+def test_a_server_that_says_nothing_at_all(tmp_path: Path, tls: Tls, form: str) -> None:
+    """Not even a handshake."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        fetcher = against(f"{form}://127.0.0.1:{listener.getsockname()[1]}", tmp_path, seconds=0.3)
+        with pytest.raises(DeadlineError):
+            fetcher.fetch(ASK)
+        fetcher.close()
+
+
+@pytest.mark.parametrize("form", TCP_FORMS)
+def test_a_byte_at_a_time_is_too_slow(tmp_path: Path, tls: Tls, form: str) -> None:
+    """The deadline is the whole request's, and no byte makes it longer."""
+    stop = threading.Event()
+
+    def dribble() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            while not stop.wait(0.05):
+                try:
+                    connection.sendall(b"\x16")
+                except OSError:
+                    return
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=dribble)
+        thread.start()
+        fetcher = against(f"{form}://127.0.0.1:{listener.getsockname()[1]}", tmp_path, seconds=0.5)
+        with pytest.raises((DeadlineError, UnreachableError, CertificateError)):
+            fetcher.fetch(ASK)
+        fetcher.close()
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("form", TCP_FORMS)
+@pytest.mark.parametrize("kind", ["drop", "hang", "flip", "flood"])
+def test_a_connection_that_breaks_between_any_two_bytes(tmp_path: Path, form: str, kind: str) -> None:
+    """Whatever reaches the client is a whole answer or an error; with the fault gone it works again."""
+    with Site(tmp_path, form) as site, Relay("127.0.0.1", site.server.port) as relay:
+        site.put(PATH, bytes(2000))
+        url = f"{form}://localhost:{relay.port}"
+        fetcher = site.endpoint(url=url).fetcher(token)
+        whole = fetcher.fetch(asking(site))
+        fetcher.close()
+        most = relay.passed
+        seen = {True: 0, False: 0}
+        for after in sorted({*range(0, most, max(1, most // 12)), most - 1, most}):
+            relay.fault = Fault(kind, after)  # type: ignore[arg-type]
+            fetcher = site.endpoint(url=url, seconds=0.3 if kind in ("hang", "flood") else 20.0).fetcher(token)
+            try:
+                assert fetcher.fetch(asking(site)) == whole
+                seen[True] += 1
+            except FetchError:
+                seen[False] += 1
+            fetcher.close()
+        assert seen[False] > 6
+        relay.fault = None
+        fetcher = site.endpoint(url=url).fetcher(token)
+        assert fetcher.fetch(asking(site)) == whole
+        fetcher.close()
+
+
+# Settings, and what needs no server.
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "localhost:1", "grpc://localhost:1", "http://localhost:1", "grpcs://localhost", "grpcs://:1",
+     "grpcs://localhost:0", "grpcs://localhost:99999", "grpcs://u@localhost:1", "https://localhost:1/path",
+     "https://localhost:1?q", "unix:relative", "unix://host/path", "unix:///"],
+)  # fmt: skip
+def test_urls_that_are_none(url: str) -> None:
+    with pytest.raises(SettingsError, match="endpoint"):
+        Endpoint(url)
+
+
+def test_settings_that_are_none(tmp_path: Path) -> None:
+    good = Endpoint("grpcs://[::1]:8443")
+    assert good.address == ("::1", 8443)
+    for changes in ({"certificate": tmp_path}, {"key": tmp_path}, {"seconds": 0}, {"seconds": float("nan")}):
+        with pytest.raises(SettingsError):
+            dataclasses.replace(good, **changes)  # type: ignore[arg-type]
+    for form in TCP_FORMS:
+        with pytest.raises(SettingsError, match=r"none\.pem"):
+            Endpoint(f"{form}://localhost:1", ca=tmp_path / "none.pem").fetcher(token)
+
+
+def test_every_status_has_its_error() -> None:
+    where = Endpoint("grpcs://localhost:1")
+    for code in grpc.StatusCode:
+        if code is not grpc.StatusCode.OK:
+            assert isinstance(translate(code, "words", where), FetchError)
+    assert fetch.bearer(lambda: " x \n") == "Bearer x"
+
+
+def test_no_plain_tcp() -> None:
+    with pytest.raises(ServingError, match="no certificate"):
+        GrpcServer(lambda asked: None, address="127.0.0.1:0")  # type: ignore[arg-type,return-value]
+
+
+@pytest.mark.parametrize("words", ["", "drop", "drop@", "drop@-1", "fall@1", "drop@1@2"])
+def test_faults_that_are_none(words: str) -> None:
+    assert Fault.of("drop@12") == Fault("drop", 12)
+    with pytest.raises(SettingsError):
+        Fault.of(words)
