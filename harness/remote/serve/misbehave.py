@@ -142,7 +142,7 @@ def invent(scene: Scene) -> pb.ClientGetConfigsResponse:
 @_way
 def roll_back(scene: Scene) -> pb.ClientGetConfigsResponse:
     """The present targets as an earlier version; the signature is no longer theirs."""
-    return _renumbered(scene, 1)
+    return _renumbered(scene, scene.published.targets_version - 1)
 
 
 @_way
