@@ -1,9 +1,9 @@
-"""(pure) What a hostile or broken serving side could answer instead, by name.
+"""What a hostile or broken serving side could answer instead, by name.
 
 Without the keys of a repository an attacker can alter, cut, mix, repeat and withhold what was published, and sign
 with keys of his own. Law (a client's, which tests hold it to): whatever is sent, the client's state is one that was
 published, and not an older one than it had. A way that has nothing to work on (a replay without a past) answers
-honestly. What happens below a message, on the wire, is ``wire_faults``.
+honestly; chance is an argument. What happens below a message, on the wire, is ``wire_faults``.
 """
 
 from __future__ import annotations
