@@ -3,7 +3,8 @@
 Laws:
 
 - ``start`` begins once, with an update at once; after ``close`` no thread is left and no listener is called;
-- an update that fails for any reason changes nothing: neither the state nor a listener hears of it;
+- an update that fails for any reason changes nothing: neither the state nor a listener hears of it. One that cannot
+  be kept (``keep``, called with each new state before it counts) has failed;
 - a server that has no such service is never asked again;
 - errors before the first success are neither reported to the server nor make the client wait longer; later ones are
   reported in the next request and back off (``backoff.Schedule``);
@@ -33,7 +34,7 @@ from harness.remote.fetch import Fetcher, UnimplementedError
 from harness.remote.messages import Agent, Updater
 from harness.remote.state import ApplyState, ApplyStatus, Change, Config, State
 from harness.remote.wire.config_pb2 import CONFIG_STATUS_EXPIRED, ClientGetConfigsRequest
-from harness.telemetry import DEFAULT, MetricGroup, Registry
+from harness.telemetry import DEFAULT, PROMETHEUS, MetricGroup, Registry
 
 Configs = Mapping[str, Config]
 Report = Callable[[Mapping[str, ApplyStatus]], None]
@@ -56,7 +57,7 @@ class Client:
         who: Agent | Updater | None = None,
         products: Collection[str] = (),
         interval: float = POLL_INTERVAL,
-        on_change: Callable[[State], None] = lambda state: None,
+        keep: Callable[[State], None] = lambda state: None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         uniform: Uniform = random.random,
         wait: Callable[[Event, float], bool] = Event.wait,
@@ -69,7 +70,7 @@ class Client:
         self._state = state
         self._who = who or Agent()
         self._products: list[str] = []
-        self._on_change = on_change
+        self._keep = keep
         self._clock, self._uniform, self._wait = clock, uniform, wait
         self._schedule = Schedule.every(interval)
         self._listeners: list[tuple[str, Listener]] = []
@@ -78,7 +79,7 @@ class Client:
         self._thread: Thread | None = None
         self._asked: tuple[object, ...] = ()
         self._request = ClientGetConfigsRequest()
-        self._counters = MetricGroup("remote.client", registry=metrics)
+        self._counters = MetricGroup("remote.client", PROMETHEUS, registry=metrics)
         self._failures = FailureLog(_log, monotonic)
         for product in products:
             self._want(product)
@@ -178,6 +179,8 @@ class Client:
                 raise ClosedError("the client is closed")
             before = self._state
             change = before.apply(update, now=self._clock())
+            if change.state is not before:
+                self._keep(change.state)
             self._state = change.state
         if change.state is not before:
             self._changed(change)
@@ -206,7 +209,6 @@ class Client:
 
     def _changed(self, change: Change) -> None:
         """Tell those who listen."""
-        self._on_change(change.state)
         for name, value in (("root", change.state.root_version), ("targets", change.state.targets_version)):
             self._counters.gauge("version", f"role:{name}").set(value)
         self._counters.gauge("configs").set(len(change.state.configs))

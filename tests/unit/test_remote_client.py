@@ -19,7 +19,7 @@ from harness.errors import ClosedError, SettingsError
 from harness.remote import failures, messages
 from harness.remote.backoff import Schedule
 from harness.remote.client import Client
-from harness.remote.errors import ExpiredError, TargetError
+from harness.remote.errors import ExpiredError, StoreError, TargetError
 from harness.remote.failures import FailureLog
 from harness.remote.fetch import FetchError, TokenError, UnimplementedError, UnreachableError
 from harness.remote.messages import Updater
@@ -173,15 +173,24 @@ def test_an_expired_server_is_told() -> None:
     assert made._counters.gauge("expired").value == 1
 
 
-def test_every_new_state_is_handed_on() -> None:
+def test_every_new_state_is_kept_before_it_counts() -> None:
     fetching, kept = Fetching(), []
-    made = client(fetching, on_change=kept.append)
+    made = client(fetching, keep=kept.append)
     made.poll()
     fetching.serve(ONE="one")
     made.poll()
     made.poll()
     assert [state.targets_version for state in kept] == [1, 2]
     assert kept[-1] is made.state
+
+    def full(state: State) -> None:
+        raise StoreError("the disk is full")
+
+    told: list[str] = []
+    made = client(fetching, keep=full)
+    made.subscribe("TESTING1", lambda configs, report: told.append("told"))
+    made.poll()
+    assert (made.state.targets_version, told) == (0, [])
 
 
 def test_an_unchanged_request_is_not_made_again() -> None:

@@ -1,0 +1,55 @@
+"""``python -m harness run --config FILE``: the whole agent, until SIGTERM or Ctrl-C.
+
+Loads the tracer, watches libraries, polls for configurations and applies them, and shows itself at the debug endpoints
+(``/metrics`` among them). The file is TOML: ``session/settings.py`` says what may stand in it. With ``--json`` every
+connection that closes is a line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+from pathlib import Path
+from threading import Event
+
+from harness.cli import common
+from harness.ebpf.live import running_kernel
+from harness.errors import SettingsError
+from harness.session import Session
+from harness.session.settings import parse
+
+_STEP = 0.1
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the session's settings, TOML")
+    parser.add_argument("--json", action="store_true", help="connections that close as JSON lines")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run a session until it is told to stop."""
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    try:
+        text = options.config.read_text()
+    except (OSError, UnicodeError) as error:
+        raise SettingsError(f"{options.config}: {error}") from None
+    named = os.environ.get("KMT_BPF_DIR")
+    settings = parse(text, options.config, bpf_dir=Path(named) if named else None)
+    over = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: over.set())
+    with Session(running_kernel(), settings) as session:
+        common.line(
+            event="started",
+            tracer=str(session.tracer) if session.tracer else None,
+            watcher=str(session.watcher.program) if session.watcher else None,
+            debug=session.debug.address if session.debug else None,
+        )
+        while not over.wait(_STEP):
+            for conn in session.take_closed() if options.json else ():
+                common.line(event="closed", **common.connection(conn, conn))
+    common.line(event="stopped")
+    return 0

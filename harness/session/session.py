@@ -1,0 +1,287 @@
+"""One session: the tracer and the watcher in the kernel, remote configurations applied to them as they come.
+
+Laws: nothing is asked of a server before the programs are in, whichever way they got in; what a start began is ended
+if it fails, and everything is ended by ``close``, which comes once from any state. A remote configuration that is
+invalid, or that the kernel does not take, is reported as Error with its reason, and what ran before runs on; one that
+is applied is Acknowledged. Connections that closed are kept for whoever takes them, the newest first if there is no
+room for all; how many were dropped is counted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from threading import Event, Lock, Thread, current_thread
+
+from harness.debugger import Debugger, DebugServer
+from harness.ebpf.events import Conn
+from harness.ebpf.settings import BpfSettings
+from harness.errors import ClosedError, HarnessError, SettingsError
+from harness.kernel_api import KernelApi
+from harness.remote import agent_config
+from harness.remote.client import Client, Configs, Report
+from harness.remote.endpoint import token_of
+from harness.remote.messages import Agent
+from harness.remote.persist import StateFile
+from harness.remote.state import ApplyState, ApplyStatus, State
+from harness.session import updates
+from harness.session.settings import LEVELS, Live, Remote, Settings, Watch
+from harness.telemetry import DEFAULT, PROMETHEUS, MetricGroup, Registry
+from harness.tracer.fentry import load_tracer
+from harness.tracer.settings import TracerSettings
+from harness.tracer.tracer import Tracer
+from harness.watcher.identity import FilePath
+from harness.watcher.rules import Rule
+from harness.watcher.tls import TlsProbes
+from harness.watcher.watcher import Watcher
+
+Loader = Callable[[KernelApi, BpfSettings, TracerSettings], Tracer]
+_log = logging.getLogger(__name__)
+_STEP = 0.1
+"""Seconds between two looks for closed connections."""
+
+
+class Session:
+    """See the module. Use it as a context manager, or ``start`` and ``close`` it.
+
+    ``load`` puts the tracer into the kernel. ``tracer``, ``watcher``, ``client`` and ``debug`` are None where the
+    settings are without, and before the start.
+    """
+
+    def __init__(
+        self,
+        kernel: KernelApi,
+        settings: Settings,
+        *,
+        load: Loader = lambda kernel, bpf, tracer: load_tracer(kernel, bpf, tracer, fargate=lambda: True),
+        metrics: Registry = DEFAULT,
+    ) -> None:
+        self.settings = settings
+        self.live = settings.live
+        self.tracer: Tracer | None = None
+        self.watcher: Watcher | None = None
+        self.client: Client | None = None
+        self.debug: DebugServer | None = None
+        self._kernel, self._load, self._metrics = kernel, load, metrics
+        self._tls: TlsProbes | None = None
+        self._closed_connections: deque[Conn] = deque(maxlen=settings.live.max_closed_connections_buffered)
+        self._group = MetricGroup("session", PROMETHEUS, registry=metrics)
+        self._lock = Lock()
+        self._stopping = Event()
+        self._started = False
+        self._stack = ExitStack()
+
+    def start(self) -> None:
+        """Load, watch, then poll. Raises what the tracer's load, or a setting, raises; a second time does nothing."""
+        with self._lock:
+            if self._stopping.is_set():
+                raise ClosedError("the session has been closed, which is for good")
+            if self._started:
+                return
+            self._started = True
+            try:
+                self._begin()
+            except BaseException:
+                self._stopping.set()
+                self._stack.close()
+                raise
+
+    def close(self) -> None:
+        """Stop polling, then watching and tracing; a second time does nothing."""
+        self._stopping.set()
+        with self._lock:
+            self._stack.close()
+
+    def __enter__(self) -> Session:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def take_closed(self) -> list[Conn]:
+        """Connections that closed since the last call."""
+        taken = []
+        while self._closed_connections:
+            taken.append(self._closed_connections.popleft())
+        return taken
+
+    def count(self, file: FilePath) -> None:
+        """A rule's activation that only counts the library."""
+        self._group.counter("libraries").add()
+
+    def forget(self, file: FilePath) -> None:
+        """Its deactivation."""
+
+    # The flow, in its order.
+
+    def _begin(self) -> None:
+        _set_level(self.live.log_level)
+        if self.settings.trace:
+            self.tracer = self._stack.enter_context(self._load(self._kernel, self.settings.bpf, self.live.tracer))
+            _log.info("tracer: %s", self.tracer)
+            drain = Thread(target=self._drain, args=(self.tracer,), name="closed-connections", daemon=True)
+            self._stack.callback(self._join, drain)
+            drain.start()
+        if self.settings.watch:
+            self._stack.callback(self._close_tls)
+            self.watcher = Watcher(self._kernel, self.settings.bpf, self._rules(self.live.rules), metrics=self._metrics)
+            self._stack.enter_context(self.watcher)
+        if self.settings.debug is not None:
+            self.debug = self._debug_server(self.settings.debug)
+            self._stack.callback(self.debug.stop)
+        if self.settings.remote is not None:
+            self.client = self._polling(self.settings.remote)
+            self._stack.callback(self.client.close)
+            self.client.start()
+
+    def _polling(self, remote: Remote) -> Client:
+        state, keep = self._first_state(remote)
+        client = Client(
+            remote.endpoint.fetcher(token_of(remote.token)),
+            state,
+            who=Agent(remote.agent_name),
+            interval=remote.interval,
+            keep=keep,
+            metrics=self._metrics,
+        )
+        client.subscribe(agent_config.PRODUCT, self._on_agent_config)
+        if self.settings.trace:
+            client.subscribe(updates.TRACER, self._on(updates.tracer))
+        if self.settings.watch:
+            client.subscribe(updates.WATCHER, self._on(updates.watcher))
+        return client
+
+    def _first_state(self, remote: Remote) -> tuple[State, Callable[[State], None]]:
+        if remote.root is None:
+            _log.warning("remote configurations are NOT verified: for tests only")
+            return State.unverified(products=updates.PRODUCTS), lambda state: None
+        try:
+            root = remote.root.read_bytes()
+        except OSError as error:
+            raise SettingsError(f"the first root: {error}") from None
+        if remote.keep is None:
+            return State.verified(root, products=updates.PRODUCTS), lambda state: None
+        file = self._stack.enter_context(StateFile(remote.keep))
+        return file.load(root, products=updates.PRODUCTS), file.save
+
+    def _debug_server(self, address: str) -> DebugServer:
+        try:
+            token = self.settings.debug_token and self.settings.debug_token.read_text().strip()
+        except (OSError, UnicodeError) as error:
+            raise SettingsError(f"the token of the debug endpoints: {error}") from None
+        debugger = Debugger(token=token, metrics=self._metrics)
+        if self.watcher is not None:
+            debugger.add_registry(self.watcher.registry)
+            debugger.add_attacher("native", self.watcher.attach_pid, self.watcher.detach_pid)
+        return DebugServer(debugger, address)
+
+    # Remote configurations.
+
+    def _on(self, read: Callable[[Live, Configs], Live]) -> Callable[[Configs, Report], None]:
+        """The listener of a product that ``read`` understands."""
+
+        def listen(configs: Configs, report: Report) -> None:
+            try:
+                wanted = read(self.settings.live, configs)
+                self._apply(wanted, read)
+            except HarnessError as error:
+                _log.warning("a remote configuration is refused: %s", error)
+                report(dict.fromkeys(configs, ApplyStatus(ApplyState.ERROR, updates.reason(error))))
+            else:
+                report(dict.fromkeys(configs, ApplyStatus(ApplyState.ACKNOWLEDGED)))
+
+        return listen
+
+    def _apply(self, wanted: Live, read: object) -> None:
+        if read is updates.tracer:
+            self._retrace(wanted.tracer)
+            self._resize(wanted.max_closed_connections_buffered)
+            self.live = replace(
+                self.live,
+                tracer=wanted.tracer,
+                max_closed_connections_buffered=wanted.max_closed_connections_buffered,
+            )
+        elif self.watcher is not None:
+            self.watcher.set_rules(self._rules(wanted.rules))
+            self.live = replace(self.live, rules=wanted.rules)
+
+    def _retrace(self, wanted: TracerSettings) -> None:
+        """Switch what the tracer collects; what was, where the kernel does not take it."""
+        if self.tracer is None:
+            return
+        before = self.tracer.settings
+        try:
+            self.tracer.collect(**_collected(wanted))
+        except HarnessError:
+            self.tracer.collect(**_collected(before))
+            raise
+
+    def _resize(self, room: int) -> None:
+        if room != self._closed_connections.maxlen:
+            old, self._closed_connections = self._closed_connections, deque(self._closed_connections, maxlen=room)
+            self._group.counter("connections_dropped").add(len(old) - room)
+
+    def _on_agent_config(self, configs: Configs, report: Report) -> None:
+        merged = agent_config.merge({path: config.raw for path, config in configs.items()})
+        statuses = dict.fromkeys(configs, ApplyStatus(ApplyState.ACKNOWLEDGED))
+        if merged.errors:
+            statuses = merged.statuses
+        else:
+            try:
+                level = updates.log_level(self.settings.live, merged.log_level).log_level
+                _set_level(level)
+                self.live = replace(self.live, log_level=level)
+            except HarnessError as error:
+                statuses = dict.fromkeys(configs, ApplyStatus(ApplyState.ERROR, updates.reason(error)))
+        report(statuses)
+
+    # Libraries.
+
+    def _rules(self, watches: tuple[Watch, ...]) -> list[Rule]:
+        """Rules with their callbacks; the TLS programs are loaded with the first rule that needs them."""
+        if any(watch.action == "tls" for watch in watches) and self._tls is None:
+            self._tls = TlsProbes(self._kernel, self.settings.bpf)
+        return [self._rule(watch) for watch in watches]
+
+    def _rule(self, watch: Watch) -> Rule:
+        if watch.action == "tls" and self._tls is not None:
+            return Rule.of(watch.pattern, self._tls.activate, self._tls.deactivate)
+        return Rule.of(watch.pattern, self.count, self.forget)
+
+    def _close_tls(self) -> None:
+        if self._tls is not None:
+            self._tls.close()
+
+    # Closed connections.
+
+    def _drain(self, tracer: Tracer) -> None:
+        closed, dropped = self._group.counter("connections_closed"), self._group.counter("connections_dropped")
+        while not self._stopping.is_set():
+            try:
+                conns = tracer.closed(_STEP)
+            except HarnessError as error:
+                if not self._stopping.is_set():
+                    _log.warning("closed connections: %s", error)
+                    self._stopping.wait(1)
+                continue
+            closed.add(len(conns))
+            kept = self._closed_connections
+            dropped.add(len(kept) + len(conns) - (kept.maxlen or 0))
+            kept.extend(conns)
+
+    def _join(self, thread: Thread) -> None:
+        self._stopping.set()
+        if thread is not current_thread():
+            thread.join()
+
+
+def _collected(wanted: TracerSettings) -> Mapping[str, bool]:
+    return {name.removeprefix("collect_"): getattr(wanted, name) for name in updates.COLLECT}
+
+
+def _set_level(name: str) -> None:
+    logging.getLogger("harness").setLevel(LEVELS[name.lower()])
