@@ -60,6 +60,11 @@ class Site:
     def remove(self, path: str) -> None:
         (self.path / path).unlink()
 
+    def told(self, product: str) -> set[tuple[int, int, str]]:
+        """What clients last said of a product: version, apply state and error of each of its configurations."""
+        states = [state for client in list(self.host.seen.values()) for state in client.state.config_states]
+        return {(state.version, state.apply_state, state.apply_error) for state in states if state.product == product}
+
     def close(self) -> None:
         self.server.close()
 

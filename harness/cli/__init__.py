@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from harness.errors import HarnessError
 
 COMMANDS = {
+    "run": "the whole agent: tracer, watcher, remote configurations, debug endpoints",
     "trace": "the TCP connections of this machine, as they come and go",
 }
 """Name of a command, which is that of its module, and what its help says."""

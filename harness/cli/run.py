@@ -14,7 +14,7 @@ import signal
 from pathlib import Path
 from threading import Event
 
-from harness.cli import common
+from harness.cli import common, trace
 from harness.ebpf.live import running_kernel
 from harness.errors import SettingsError
 from harness.session import Session
@@ -50,6 +50,6 @@ def run(options: argparse.Namespace) -> int:
         )
         while not over.wait(_STEP):
             for conn in session.take_closed() if options.json else ():
-                common.line(event="closed", **common.connection(conn, conn))
+                common.line(event="closed", **trace.fields(conn.tuple, conn.stats))
     common.line(event="stopped")
     return 0

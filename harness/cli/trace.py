@@ -44,7 +44,7 @@ def _lines(tracer: fentry.Tracer, options: argparse.Namespace) -> None:
     common.line(event="started", tracer=tracer.kind, probes=list(tracer.programs), how=_how(tracer))
     for _ in common.until_done(options):
         for conn in tracer.closed(_STEP):
-            common.line(event="closed", **_fields(conn.tuple, conn.stats), retransmits=conn.retransmits,
+            common.line(event="closed", **fields(conn.tuple, conn.stats), retransmits=conn.retransmits,
                         rtt_us=conn.tcp.rtt, seconds=conn.stats.duration / 1e9)  # fmt: skip
     common.line(event="stopped", **tracer.counters()._asdict())
 
@@ -67,7 +67,7 @@ def _drawn(tracer: fentry.Tracer, gone: deque[events.Conn]) -> RenderableType:
     rows = [(t, s, "open") for t, s in tracer.connections().items()]
     rows += [(c.tuple, c.stats, f"closed after {c.stats.duration / 1e9:.3f} s") for c in reversed(gone)]
     for key, stats, state in rows[:_MOST_ROWS]:
-        shown = _fields(key, stats)
+        shown = fields(key, stats)
         words = [str(shown[name]) for name in ("pid", "source", "destination", "direction", "sent", "received")]
         table.add_row(*words, Text(state, style="dim" if state != "open" else "green"))
     more = f", {len(rows) - _MOST_ROWS} more rows" if len(rows) > _MOST_ROWS else ""
@@ -75,7 +75,8 @@ def _drawn(tracer: fentry.Tracer, gone: deque[events.Conn]) -> RenderableType:
     return Group(Text(_how(tracer), style="bold"), table, Text(f"{counted}{more}", style="dim"))
 
 
-def _fields(key: events.ConnTuple, stats: events.ConnStats) -> dict[str, Any]:
+def fields(key: events.ConnTuple, stats: events.ConnStats) -> dict[str, Any]:
+    """A connection as the members of a JSON line."""
     return {
         "pid": key.pid,
         "source": _end(key.source, key.sport),

@@ -69,6 +69,8 @@ class Session:
         self._tls: TlsProbes | None = None
         self._closed_connections: deque[Conn] = deque(maxlen=settings.live.max_closed_connections_buffered)
         self._group = MetricGroup("session", PROMETHEUS, registry=metrics)
+        self._dropped = self._group.counter("connections_dropped")
+        self._buffer = Lock()
         self._lock = Lock()
         self._stopping = Event()
         self._started = False
@@ -104,9 +106,9 @@ class Session:
 
     def take_closed(self) -> list[Conn]:
         """Connections that closed since the last call."""
-        taken = []
-        while self._closed_connections:
-            taken.append(self._closed_connections.popleft())
+        with self._buffer:
+            taken = list(self._closed_connections)
+            self._closed_connections.clear()
         return taken
 
     def count(self, file: FilePath) -> None:
@@ -169,8 +171,9 @@ class Session:
         return file.load(root, products=updates.PRODUCTS), file.save
 
     def _debug_server(self, address: str) -> DebugServer:
+        file = self.settings.debug_token
         try:
-            token = self.settings.debug_token and self.settings.debug_token.read_text().strip()
+            token = None if file is None else file.read_text().strip()
         except (OSError, UnicodeError) as error:
             raise SettingsError(f"the token of the debug endpoints: {error}") from None
         debugger = Debugger(token=token, metrics=self._metrics)
@@ -221,9 +224,9 @@ class Session:
             raise
 
     def _resize(self, room: int) -> None:
-        if room != self._closed_connections.maxlen:
-            old, self._closed_connections = self._closed_connections, deque(self._closed_connections, maxlen=room)
-            self._group.counter("connections_dropped").add(len(old) - room)
+        with self._buffer:
+            self._dropped.add(len(self._closed_connections) - room)
+            self._closed_connections = deque(self._closed_connections, maxlen=room)
 
     def _on_agent_config(self, configs: Configs, report: Report) -> None:
         merged = agent_config.merge({path: config.raw for path, config in configs.items()})
@@ -259,7 +262,7 @@ class Session:
     # Closed connections.
 
     def _drain(self, tracer: Tracer) -> None:
-        closed, dropped = self._group.counter("connections_closed"), self._group.counter("connections_dropped")
+        closed = self._group.counter("connections_closed")
         while not self._stopping.is_set():
             try:
                 conns = tracer.closed(_STEP)
@@ -269,9 +272,10 @@ class Session:
                     self._stopping.wait(1)
                 continue
             closed.add(len(conns))
-            kept = self._closed_connections
-            dropped.add(len(kept) + len(conns) - (kept.maxlen or 0))
-            kept.extend(conns)
+            with self._buffer:
+                kept = self._closed_connections
+                self._dropped.add(len(kept) + len(conns) - (kept.maxlen or 0))
+                kept.extend(conns)
 
     def _join(self, thread: Thread) -> None:
         self._stopping.set()

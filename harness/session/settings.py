@@ -19,12 +19,12 @@ import logging
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from harness.ebpf.settings import BpfSettings
-from harness.errors import SettingsError
+from harness.errors import HarnessError, SettingsError
 from harness.remote.endpoint import Endpoint
 from harness.tracer.settings import TracerSettings
 from harness.watcher.rules import TLS_LIBRARIES, Rule
@@ -60,7 +60,7 @@ class Live:
     ``tracer`` is whole; only what it collects may change (the sizes are of maps that are in the kernel already).
     """
 
-    tracer: TracerSettings = TracerSettings()
+    tracer: TracerSettings = field(default_factory=TracerSettings)
     max_closed_connections_buffered: int = 10_000
     rules: tuple[Watch, ...] = tuple(Watch(pattern) for pattern in TLS_LIBRARIES)
     log_level: str = "info"
@@ -92,7 +92,7 @@ class Settings:
     """All of it. ``remote`` and ``debug`` None: without."""
 
     bpf: BpfSettings
-    live: Live = Live()
+    live: Live = field(default_factory=Live)
     trace: bool = True
     watch: bool = True
     remote: Remote | None = None
@@ -113,19 +113,16 @@ def parse(text: str, where: Path, *, bpf_dir: Path | None = None) -> Settings:
         top = _Table(whole, "", where.parent)
         settings = _settings(top, bpf_dir)
         top.done()
-    except SettingsError as error:
+    except HarnessError as error:
         raise SettingsError(f"{where}: {error.message}", hint=error.hint) from None
     return settings
 
 
 def _settings(top: _Table, bpf_dir: Path | None) -> Settings:
     tracer, watcher, remote, debug = (top.table(name) for name in ("tracer", "watcher", "remote", "debug"))
-    live = Live(
-        tracer=TracerSettings(**tracer.some(field.name for field in fields(TracerSettings))),
-        rules=rules(watcher.get("rules", None, list)),
-        **top.some(["log_level"]),
-        **tracer.some(["max_closed_connections_buffered"]),
-    )
+    given = top.some(["log_level"]) | tracer.some(["max_closed_connections_buffered"])
+    given |= {name: rules(listed) for name, listed in watcher.some(["rules"]).items()}
+    live = Live(tracer=TracerSettings(**tracer.some(f.name for f in fields(TracerSettings))), **given)
     made = Settings(
         _bpf(top.table("bpf"), bpf_dir),
         live,
@@ -180,9 +177,7 @@ def _remote(table: _Table) -> Remote:
 
 
 def rules(listed: object) -> tuple[Watch, ...]:
-    """Rules from a list of tables; None: the usual ones. SettingsError or RuleError names what is wrong."""
-    if listed is None:
-        return Live().rules
+    """Rules from a list of tables. SettingsError or RuleError names what is wrong."""
     if not isinstance(listed, list):
         raise SettingsError(f"rules must be a list, not {listed!r}")
     made = []

@@ -7,6 +7,7 @@ They run in guests, as root (``pytest --kernel 6.1``), or on this machine's own 
 import ctypes
 import os
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -73,8 +74,8 @@ def in_kernel():
     return found
 
 
-@pytest.fixture(autouse=True)
-def _nothing_left():
+@contextmanager
+def nothing_stays():
     """The kernel frees programs and maps some time after their last user has gone: wait for it, not for long."""
     before = in_kernel()
     yield
@@ -82,3 +83,15 @@ def _nothing_left():
     while (left := in_kernel() - before) and time.monotonic() < end:
         time.sleep(0.02)
     assert not left, "left behind in the kernel"
+
+
+@pytest.fixture(scope="session")
+def left_behind():
+    """``with left_behind():`` holds that what was loaded in it has gone at its end."""
+    return nothing_stays
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left():
+    with nothing_stays():
+        yield

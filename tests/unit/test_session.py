@@ -1,0 +1,246 @@
+"""A session on this machine without its programs: order of the flow, failing starts, applying, closing.
+
+With programs, in every kernel: tests/kernel/test_session.py. The tracer here is a stand-in that is told when to fail.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from remote_site import TOKEN, Site
+
+from harness.ebpf.settings import BpfSettings
+from harness.errors import BpfError, ClosedError, HarnessError, SettingsError
+from harness.remote.endpoint import Endpoint
+from harness.session import Session, Settings
+from harness.session.settings import Live, Remote
+from harness.telemetry import Registry
+from harness.tracer.settings import TracerSettings
+
+TRACER = "employee/TRACER/a/x"
+LEVEL = "datadog/2/AGENT_CONFIG/{}/x"
+
+
+class Tracer:
+    """Does as a tracer, for a kernel that refuses what ``refuses`` names."""
+
+    def __init__(self, settings: TracerSettings, log: list[str]) -> None:
+        self.settings = settings
+        self.log = log
+        self.refuses = ""
+        self.conns: list[Any] = []
+        self.lock = threading.Lock()
+
+    def collect(self, **families: bool) -> None:
+        self.settings = replace(self.settings, **{f"collect_{name}": on for name, on in families.items()})  # type: ignore[arg-type]
+        if self.refuses and families[self.refuses]:
+            raise BpfError("attach", 1)
+
+    def closed(self, seconds: float) -> list[Any]:
+        with self.lock:
+            conns, self.conns = self.conns, []
+        if not conns:
+            time.sleep(seconds / 10)
+        return conns
+
+    def __enter__(self) -> Tracer:
+        self.log.append("loaded")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.log.append("unloaded")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    (tmp_path / "site").mkdir()
+    with Site(tmp_path / "site", "unix") as site:
+        yield site
+
+
+@pytest.fixture
+def settings(tmp_path: Path, site: Site) -> Settings:
+    (tmp_path / "token").write_text(TOKEN)
+    remote = Remote(Endpoint(site.url, seconds=60), tmp_path / "token", site.directory.root, interval=0.02)
+    return Settings(BpfSettings(tmp_path), watch=False, remote=remote)
+
+
+@pytest.fixture(autouse=True)
+def _level() -> Iterator[None]:
+    """A session sets the level of the harness's loggers, and no thread of it stays."""
+    threads = set(threading.enumerate())
+    log = logging.getLogger("harness")
+    before = log.level
+    yield
+    log.setLevel(before)
+    until(lambda: {t for t in threading.enumerate() if not t.name.startswith("serving")} <= threads)
+
+
+def until(true: Callable[[], object]) -> None:
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end, "nothing came of it"
+        time.sleep(0.01)
+
+
+def session(settings: Settings, log: list[str] | None = None) -> tuple[Session, Tracer]:
+    tracer = Tracer(settings.live.tracer, [] if log is None else log)
+    return Session(None, settings, load=lambda *_: tracer, metrics=Registry()), tracer  # type: ignore[arg-type,return-value]
+
+
+def test_nothing_is_asked_before_the_programs_are_in(settings: Settings, site: Site) -> None:
+    asked: list[int] = []
+
+    def load(*_: object) -> Tracer:
+        asked.append(len(site.host.seen))
+        return Tracer(settings.live.tracer, [])
+
+    with Session(None, settings, load=load, metrics=Registry()):  # type: ignore[arg-type]
+        until(lambda: site.host.seen)
+    assert asked == [0]
+
+
+def test_a_load_that_fails_fails_the_start_and_asks_nobody(settings: Settings, site: Site) -> None:
+    def load(*_: object) -> Tracer:
+        raise BpfError("load", 1)
+
+    made = Session(None, settings, load=load, metrics=Registry())  # type: ignore[arg-type]
+    with pytest.raises(BpfError):
+        made.start()
+    assert not site.host.seen
+    made.close()
+    with pytest.raises(ClosedError):
+        made.start()
+
+
+@pytest.mark.parametrize("broken", ["root", "ca", "debug", "debug token", "keep"])
+def test_a_start_that_fails_later_leaves_nothing(settings: Settings, tmp_path: Path, broken: str) -> None:
+    remote = settings.remote
+    assert remote is not None
+    none = tmp_path / "none"
+    (tmp_path / "file").write_text("")
+    changed = {
+        "root": lambda: replace(settings, remote=replace(remote, root=none)),
+        "ca": lambda: replace(settings, remote=replace(remote, endpoint=Endpoint("grpcs://localhost:1", ca=none))),
+        "debug": lambda: replace(settings, debug="0.0.0.0:1"),
+        "debug token": lambda: replace(settings, debug="127.0.0.1:0", debug_token=none),
+        "keep": lambda: replace(settings, remote=replace(remote, keep=tmp_path / "file")),
+    }[broken]()
+    log: list[str] = []
+    made, _ = session(changed, log)
+    with pytest.raises(HarnessError):
+        made.start()
+    assert log == ["loaded", "unloaded"]
+
+
+def test_closing_from_any_state(settings: Settings) -> None:
+    log: list[str] = []
+    made, _ = session(settings, log)
+    made.close()
+    with pytest.raises(ClosedError):
+        made.start()
+    made, _ = session(settings, log)
+    made.start()
+    made.start()
+    for _ in range(2):
+        made.close()
+    assert log == ["loaded", "unloaded"]
+    assert made.client is not None
+    assert not made.client.running
+
+
+def told(site: Site, product: str, state: int) -> Callable[[], object]:
+    return lambda: {words for _, told, words in site.told(product) if told == state}
+
+
+def test_what_the_kernel_does_not_take_is_undone_and_told(settings: Settings, site: Site) -> None:
+    own = replace(settings.live, tracer=replace(settings.live.tracer, collect_udp_v6=False))
+    settings = replace(settings, live=own)
+    made, tracer = session(settings)
+    tracer.refuses = "udp_v6"
+    with made:
+        site.put(TRACER, {"collect_udp_v6": True, "collect_tcp_v4": False})
+        until(told(site, "TRACER", 3))
+        assert "EPERM" in str(site.told("TRACER"))
+        assert tracer.settings == own.tracer
+        assert made.live == own
+        site.put(TRACER, {"collect_tcp_v4": False})
+        until(told(site, "TRACER", 2))
+        assert made.live.tracer == tracer.settings == replace(own.tracer, collect_tcp_v4=False)
+        site.remove(TRACER)
+        until(lambda: made.live == own)
+        assert tracer.settings == own.tracer
+
+
+def test_layers_of_the_log_level(settings: Settings, site: Site) -> None:
+    made, _ = session(settings)
+    log = logging.getLogger("harness")
+    with made:
+        assert log.level == logging.INFO
+        site.put(LEVEL.format("mine"), {"name": "x", "config": {"log_level": "error"}})
+        site.put(LEVEL.format("configuration_order"), {"order": ["mine"]})
+        until(lambda: log.level == logging.ERROR)
+        until(lambda: len(site.told("AGENT_CONFIG")) and not told(site, "AGENT_CONFIG", 0)())
+        site.put(LEVEL.format("mine"), {"name": "x", "config": {"log_level": "loud"}})
+        until(told(site, "AGENT_CONFIG", 3))
+        site.put(LEVEL.format("mine"), b"{")
+        until(lambda: "no JSON" in str(site.told("AGENT_CONFIG")))
+        assert log.level == logging.ERROR
+        site.remove(LEVEL.format("mine"))
+        until(lambda: log.level == logging.INFO)
+
+
+def test_closed_connections_wait_for_who_takes_them(settings: Settings, site: Site) -> None:
+    settings = replace(settings, live=replace(settings.live, max_closed_connections_buffered=5))
+    made, tracer = session(settings)
+    dropped = made._group.counter("connections_dropped")
+    with made:
+        tracer.conns = list(range(8))
+        until(lambda: dropped.value == 3)
+        assert made.take_closed() == [3, 4, 5, 6, 7]
+        assert made.take_closed() == []
+        site.put(TRACER, {"max_closed_connections_buffered": 2})
+        until(told(site, "TRACER", 2))
+        tracer.conns = list(range(8))
+        until(lambda: dropped.value == 9)
+        assert made.take_closed() == [6, 7]
+
+
+def test_what_was_verified_is_kept(settings: Settings, site: Site, tmp_path: Path) -> None:
+    assert settings.remote is not None
+    settings = replace(settings, remote=replace(settings.remote, keep=tmp_path / "kept"))
+    with session(settings)[0] as made:
+        site.directory.rotate("root")
+        until(lambda: made.client and made.client.state.root_version == 2)
+    site.close()
+    with session(settings)[0] as made:
+        assert made.client is not None
+        assert made.client.state.root_version == 2
+
+
+def test_unverified_is_said_loudly(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    assert settings.remote is not None
+    settings = replace(settings, remote=replace(settings.remote, root=None))
+    with session(settings)[0]:
+        assert "NOT verified" in caplog.text
+
+
+def test_debug_endpoints(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "debug-token").write_text("secret\n")
+    settings = replace(settings, debug=f"unix:{tmp_path}/d", debug_token=tmp_path / "debug-token")
+    with session(settings)[0] as made:
+        assert made.debug is not None
+        assert made.debug.address == f"unix:{tmp_path}/d"
+    assert not (tmp_path / "d").exists()
+
+
+def test_settings_that_contradict() -> None:
+    with pytest.raises(SettingsError):
+        Live(max_closed_connections_buffered=0)
