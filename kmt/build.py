@@ -1,11 +1,13 @@
 """The project's eBPF sources to what guests get of them: objects, and sources that compile there.
 
-``[tool.kmt] sources`` and ``include`` say what there is; ``kmt/roots/compiler.py`` compiles it. The directory is
-laid out as ``KMT_BPF_DIR`` in the guest::
+``[tool.kmt] sources`` and ``include`` say what there is, ``recipes.py`` how it is compiled, ``roots/compiler.py``
+compiles it; what only one kernel's guest gets is made by ``build_kernel.py``. The directory is laid out as
+``KMT_BPF_DIR`` in the guest::
 
     co-re/NAME.o  co-re/NAME-debug.o    of NAME.bpf.c; the second with -DDEBUG=1
     runtime/NAME.bpf.c                  the source, and the headers beside it
-    runtime/include/...                 the headers of the include directories
+    runtime/include/...                 the headers of the include directories, and libbpf's
+    runtime/manifest.json               the digest of each of these, and the flags to compile them with
 
 Laws: named by its content (sources, headers, commands, exact compiler), so a change of any of them builds anew and
 nothing else does; equal content gives equal bytes, wherever the project lies; what a source includes of the project
@@ -19,15 +21,16 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kmt import recipes
 from kmt.config import Config
 from kmt.errors import BuildError, ConfigError
 from kmt.paths import cache, locked, published
-from kmt.roots.compiler import Compiler, Target, native
+from kmt.roots.compiler import Compiler, native
 from kmt.roots.rootfs import Progress, quiet
 
 SUFFIX = ".bpf.c"
@@ -38,10 +41,17 @@ _NEXT = re.compile(r"[^\s:][^:]*:\d+:\d+: |In file included from |\d+ (error|war
 
 @dataclass(frozen=True)
 class BuiltTree:
-    """What guests get: the directory, and its objects by name (``tracer``, ``tracer-debug``)."""
+    """What guests get: the directory, and its objects by name (``tracer``, ``tracer-debug``).
+
+    ``sources`` by name, relative to the project's root, ``files`` with their digests as the manifest has them;
+    ``identity`` stands for all of it and for the compiler.
+    """
 
     dir: Path
     objects: dict[str, Path]
+    sources: Mapping[str, Path]
+    files: Mapping[str, str]
+    identity: str
 
 
 @dataclass(frozen=True)
@@ -58,21 +68,22 @@ def build(config: Config, *, progress: Progress = quiet) -> BuiltTree:
     """Build what is not built yet. Raises ConfigError for the settings, BuildError with the compiler's words."""
     inputs = survey(config)
     if not inputs.sources:
-        return _publish(inputs, {}, "")
+        return _publish(config.root, inputs, {}, "")
     compiler = Compiler(progress)
     jobs = {}
     for name, source in inputs.sources.items():
         for debug in (False, True):
             relative = Path(os.path.relpath(source, config.root))
-            words = command(relative, include=config.include, target=native(), debug=debug)
+            words = recipes.core(str(relative), include=config.include, target=native(), debug=debug)
             jobs[name + DEBUG * debug] = (relative, words)
-    common = _digest(compiler.identity, *(f"{k}\0{_digest(v)}" for k, v in sorted(inputs.runtime.items())))
+    inputs = replace(inputs, runtime={**_libbpf(compiler), **inputs.runtime})
+    common = digest(compiler.identity, *(f"{k}\0{digest(v)}" for k, v in sorted(inputs.runtime.items())))
     store = cache("objects")
-    objects = {name: store / f"{_digest(common, name, *words)}.o" for name, (_, words) in jobs.items()}
+    objects = {name: store / f"{digest(common, name, *words)}.o" for name, (_, words) in jobs.items()}
     missing = [name for name in objects if not objects[name].is_file()]
     try:
         _compile_all(missing, jobs, objects, _Job(config, inputs, compiler), progress)
-        return _publish(inputs, objects, common)
+        return _publish(config.root, inputs, objects, common)
     except OSError as error:
         raise BuildError(f"the objects could not be written: {error}") from error
 
@@ -124,16 +135,10 @@ def _add(runtime: dict[str, tuple[Path, bytes]], place: str, path: Path) -> None
         raise BuildError(f"{taken[0]} and {path} differ, and both would be {place}", hint="rename one of them")
 
 
-def command(source: Path, *, include: Sequence[str], target: Target, debug: bool) -> list[str]:
-    """(pure) The compiler's command line, run in the project's root, but for the places of its output."""
-    return [
-        *("clang", "-target", "bpf", "-O2", "-g", f"-D__TARGET_ARCH_{target.bpf}"),
-        *(["-DDEBUG=1"] if debug else []),
-        *(f"-I{directory}" for directory in include),
-        f"-I/usr/include/{target.triplet}",
-        # Paths in BTF's line information are the project's, not this machine's.
-        *("-fdebug-compilation-dir=.", "-fno-color-diagnostics", "-c", str(source)),
-    ]
+def _libbpf(compiler: Compiler) -> dict[str, bytes]:
+    """The headers that programs include by ``<bpf/...>``: a guest compiles with the ones that we compiled with."""
+    headers = sorted((compiler.root / "usr/include/bpf").glob("bpf_*.h"))
+    return {f"runtime/include/bpf/{path.name}": path.read_bytes() for path in headers}
 
 
 @dataclass(frozen=True)
@@ -215,9 +220,12 @@ def _compile_all(
         progress("building objects", len(names), len(names))
 
 
-def _publish(inputs: Inputs, objects: dict[str, Path], common: str) -> BuiltTree:
+def _publish(root: Path, inputs: Inputs, objects: dict[str, Path], common: str) -> BuiltTree:
     """Lay the tree out, unless it is there; files and directories are for everybody to read and nobody to change."""
-    identity = _digest(common, json.dumps([(n, p.name) for n, p in sorted(objects.items())]))
+    files = recipes.digests({p.removeprefix("runtime/"): content for p, content in inputs.runtime.items()})
+    manifest = json.dumps({"flags": recipes.runtime_flags(native()), "files": files}, indent=1)
+    identity = digest(common, manifest, json.dumps([(n, p.name) for n, p in sorted(objects.items())]))
+    sources = {name: Path(os.path.relpath(path, root)) for name, path in inputs.sources.items()}
     target = cache("built") / identity
     if not target.is_dir():
         with locked(f"built-{identity}"):
@@ -231,12 +239,19 @@ def _publish(inputs: Inputs, objects: dict[str, Path], common: str) -> BuiltTree
                         shutil.copyfile(made, work / "co-re" / f"{name}.o")
                     for room in ("co-re", "runtime"):
                         (work / room).mkdir(parents=True, exist_ok=True)
-                    for path in [work, *work.rglob("*")]:
-                        path.chmod(0o755 if path.is_dir() else 0o644)
-    return BuiltTree(target, {name: target / "co-re" / f"{name}.o" for name in objects})
+                    (work / "runtime/manifest.json").write_text(manifest)
+                    for_everybody(work)
+    placed = {name: target / "co-re" / f"{name}.o" for name in objects}
+    return BuiltTree(target, placed, sources, files, identity)
 
 
-def _digest(*parts: str | bytes) -> str:
+def for_everybody(tree: Path) -> None:
+    """Let everybody read a tree and nobody but its owner change it."""
+    for path in [tree, *tree.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def digest(*parts: str | bytes) -> str:
     """A digest of the parts and of where each ends."""
     whole = hashlib.sha256()
     for part in parts:

@@ -45,6 +45,8 @@ class Config:
     """Globs of eBPF sources (``*.bpf.c``) that ``kmt.build`` compiles and every guest receives."""
     include: tuple[str, ...] = ()
     """Include directories for them, relative to root."""
+    prebuilt: tuple[str, ...] = ()
+    """Globs of those sources that are also compiled for each kernel: an object of its own, and against its headers."""
     guest_options: tuple[str, ...] = ()
     """Options for pytest inside guests, besides those that always travel (--tb, -W, -l, --hypothesis-seed ...)."""
     strict_skips: bool = False

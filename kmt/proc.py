@@ -67,7 +67,7 @@ def run(
     timeout: float | None = None,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
-    input: str | None = None,
+    input: str | bytes | None = None,
     stdout: IO[bytes] | None = None,
     error: type[KmtError] = ProcessError,
 ) -> Completed:
@@ -83,7 +83,7 @@ def run(
             timeout=timeout,
             cwd=cwd,
             env={**os.environ, **(env or {})},
-            input=input.encode() if input is not None else None,
+            input=input.encode() if isinstance(input, str) else input,
             stdin=subprocess.DEVNULL if input is None else None,
             stdout=stdout if stdout is not None else subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -9,9 +9,7 @@
  *
  * It reads no kernel type and none of the tracepoints' records, so the object has no CO-RE relocation.
  */
-#include <linux/bpf.h>
-
-#include <bpf/bpf_helpers.h>
+#include "interface_types.h"
 
 #include "processes.h"
 

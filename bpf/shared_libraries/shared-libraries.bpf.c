@@ -14,11 +14,7 @@
  * relocation anywhere makes libbpf ask for BTF. The offsets into the tracepoints' records are those that
  * events/syscalls/<name>/format in tracefs shows.
  */
-#include <stdbool.h>
-
-#include <linux/bpf.h>
-
-#include <bpf/bpf_helpers.h>
+#include "interface_types.h"
 
 #include "shared-libraries.h"
 

@@ -14,9 +14,7 @@
  * by thread and stack pointer. In OpenSSL 3.3 SSL_write_ex became a jump to SSL_write_ex2, both at one place on the
  * stack: the first of the two returns counts and forgets, so that they count once.
  */
-#include <linux/bpf.h>
-
-#include <bpf/bpf_helpers.h>
+#include "interface_types.h"
 
 #include "tls.h"
 

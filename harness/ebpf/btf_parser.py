@@ -49,14 +49,22 @@ class Variable:
 class Btf:
     """Parsed BTF. Type ids count from 1; 0 is void."""
 
-    def __init__(self, words: array[int], strings: bytes) -> None:
-        self._words = words
-        self._strings = strings
+    def __init__(self, words: array[int], strings: bytes, base: Btf | None = None) -> None:
+        self._words, self._strings = words, strings
         self._at, self._functions = _index(words)
+        if base is not None:
+            # A module's types and strings count on from the kernel's.
+            shift = len(base._words)
+            self._at = base._at + [at + shift for at in self._at[1:]]
+            self._functions = [at + shift for at in self._functions]
+            self._words, self._strings = base._words + words, base._strings + strings
 
     @classmethod
-    def parse(cls, data: bytes) -> Btf:
-        """Read the raw form (``/sys/kernel/btf/vmlinux``, the section ``.BTF``), either byte order."""
+    def parse(cls, data: bytes, *, base: Btf | None = None) -> Btf:
+        """Read the raw form (``/sys/kernel/btf/vmlinux``, the section ``.BTF``), either byte order.
+
+        ``base`` is the kernel's, where ``data`` is a module's and builds on it.
+        """
         order = _byte_order(data)
         try:
             fields = struct.unpack_from(order + _HEADER, data)
@@ -69,12 +77,12 @@ class Btf:
         strings = data[header + str_off :][:str_len]
         if len(types) != type_len or len(strings) != str_len or type_len % 4:
             raise FormatError("BTF is truncated: its header promises more than there is")
-        if strings[:1] != b"\0" or strings[-1:] != b"\0":
+        if (base is None and strings[:1] != b"\0") or strings[-1:] not in ((b"\0",) if base is None else (b"\0", b"")):
             raise FormatError("BTF strings do not begin and end with NUL")
         words = array("I", types)
         if (order == "<") != (sys.byteorder == "little"):
             words.byteswap()
-        return cls(words, strings)
+        return cls(words, strings, base)
 
     def __len__(self) -> int:
         """The number of types, void not counted."""

@@ -2,11 +2,13 @@
 
 Laws: every call stores exactly one result code for its asset, below 3 if and only if the callback returned; without
 BTF or asset the callback is never called; the callback's error is raised unchanged; the asset is closed at the end.
-Of callers that come first at the same time one makes the loader, and its settings hold until ``reset``.
+Of callers that come first at the same time one makes the loader, and its settings hold until ``reset``. Loads are
+counted as ``ebpf__core__load`` ``success`` (with ``btf_type``) and ``error`` (with ``error_type``), once a call.
 """
 
 from __future__ import annotations
 
+import os
 import resource
 import threading
 from collections.abc import Callable, Iterator
@@ -15,9 +17,12 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from harness.ebpf.assets import open_asset
-from harness.ebpf.btf import BtfLoader, ResultCode
+from harness.ebpf.btf import BtfLoader, ResultCode, forget_kernels
+from harness.ebpf.embedded import os_release
 from harness.ebpf.settings import BpfSettings
 from harness.errors import AssetError, BtfError, HarnessError, VerifierError
+from harness.kernel_api import LoadOptions
+from harness.telemetry import PROMETHEUS, MetricGroup
 
 T = TypeVar("T")
 
@@ -28,6 +33,11 @@ class CoreOptions:
 
     kernel_btf: Path | None
     code: ResultCode
+
+    @property
+    def load(self) -> LoadOptions:
+        """The same as options of a load, to add to."""
+        return LoadOptions(kernel_btf=self.kernel_btf)
 
 
 class CoreLoader:
@@ -77,14 +87,29 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         following = following.__cause__ or following.__context__
 
 
+_LOADS = MetricGroup("ebpf.core.load", PROMETHEUS)
 _lock = threading.Lock()
 _loader: CoreLoader | None = None
 _codes: dict[str, ResultCode] = {}
 
 
-def _store(asset: str, code: ResultCode) -> None:
+def _report(asset: str, code: ResultCode) -> None:
+    """Store the code, then count it, with labels that say where; where they cannot be told nothing is counted."""
     with _lock:
         _codes[asset] = code
+    system, machine = os_release(), os.uname()
+    if "ID" not in system:
+        return
+    tags = {
+        "platform": system["ID"],
+        "platform_version": system.get("VERSION_ID", ""),
+        "kernel": machine.release,
+        "arch": machine.machine,
+        "asset": asset,
+    }
+    good = code <= ResultCode.DEFAULT_BTF
+    tags["btf_type" if good else "error_type"] = code.words
+    _LOADS.counter("success" if good else "error", *(f"{key}:{value}" for key, value in tags.items())).add()
 
 
 def result_codes() -> dict[str, ResultCode]:
@@ -99,7 +124,9 @@ def setup(settings: BpfSettings, release: str) -> CoreLoader:
     with _lock:
         if _loader is None:
             raise_memlock()
-            _loader = CoreLoader(settings.bpf_dir / "co-re", BtfLoader(release, settings.btf_path), _store)
+            core_dir = settings.bpf_dir / "co-re"
+            btf = BtfLoader(release, settings.btf_path, core_dir / "btf")
+            _loader = CoreLoader(core_dir, btf, _report)
         return _loader
 
 
@@ -114,6 +141,8 @@ def flush_btf() -> None:
         loader = _loader
     if loader is not None:
         loader.btf.flush()
+    else:
+        forget_kernels()
 
 
 def reset() -> None:

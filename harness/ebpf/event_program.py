@@ -8,22 +8,17 @@ event array that becomes a ring buffer where the kernel has one, and an array ``
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
-from harness.ebpf.core import load_core_asset
-from harness.ebpf.fallback import Attempt, Stage, climb
-from harness.ebpf.prebuilt import read_prebuilt
-from harness.ebpf.runtime import compile_asset
+from harness.ebpf.fallback import Attempt, Stage
+from harness.ebpf.loading import load_module
 from harness.ebpf.settings import BpfSettings
 from harness.errors import HarnessError
 from harness.kernel_api import EventBuffer, Feature, KernelApi, LoadedObject, LoadOptions, MapEdit, MapType
 
 _COUNTERS_KEY = bytes(4)
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,40 +73,10 @@ class EventProgram:
 def start(kernel: KernelApi, settings: BpfSettings, module: EventModule) -> EventProgram:
     """Load and attach it. Where every stage lost, the error of the last one is raised as ``fallback.climb`` says."""
     ringbuf = settings.enable_ringbuffers and kernel.probe(Feature.RINGBUF) is True
-    outcome = climb(
-        settings.switches,
-        {
-            Stage.CORE: lambda: load_core_asset(
-                settings,
-                kernel.release,
-                f"{module.name}.o",
-                lambda asset, core: _load(
-                    kernel, asset.read(), LoadOptions(kernel_btf=core.kernel_btf), module, ringbuf
-                ),
-            ),
-            Stage.RUNTIME: lambda: _load(
-                kernel,
-                compile_asset(
-                    settings.bpf_dir, module.name, release=kernel.release, output_dir=settings.runtime_output_dir
-                ).image,
-                LoadOptions(),
-                module,
-                ringbuf,
-            ),
-            Stage.PREBUILT: lambda: _load(
-                kernel, read_prebuilt(settings.bpf_dir, module.name), LoadOptions(), module, ringbuf
-            ),
-        },
+    won = load_module(
+        kernel, settings, module.name, lambda image, options: _load(kernel, image, options, module, ringbuf)
     )
-    # The last failure is no warning: its error is raised.
-    followed = outcome.tried[: outcome.warnings]
-    for attempt in outcome.attempts:
-        log.log(logging.WARNING if attempt.stage in followed else logging.DEBUG, "%s: %s", module.name, attempt)
-    if outcome.error is not None:
-        raise outcome.error
-    assert outcome.value is not None
-    assert outcome.winner is not None
-    return EventProgram(*outcome.value, ringbuf, outcome.winner, outcome.attempts)
+    return EventProgram(*won.value, ringbuf, won.stage, won.attempts)
 
 
 def _load(
@@ -119,7 +84,8 @@ def _load(
 ) -> tuple[LoadedObject, EventBuffer]:
     ring = MapEdit(MapType.RINGBUF, key_size=0, value_size=0, max_entries=module.ring_bytes)
     edits = {module.events: ring} if ringbuf else {}
-    wanted = LoadOptions(module.programs, {"ringbuffers_enabled": int(ringbuf)}, edits, options.kernel_btf)
+    constants = {"ringbuffers_enabled": int(ringbuf)}
+    wanted = replace(options, programs=module.programs, constants=constants, map_edits=edits)
     loaded = kernel.load(module.name, image, wanted)
     try:
         buffer = loaded.buffer(module.events, module.pages)

@@ -1,22 +1,21 @@
 """The running kernel, by libbpf and the files it shows: the ``KernelApi`` of a laptop or a guest.
 
 Laws: features are asked for, never derived from a version; a question that could not be asked is answered None;
-a program is loaded only if what it expects of a kernel function is what the kernel's own BTF says. ``btf``, ``proc``
-and ``tracing`` may be pointed elsewhere, so that a test can hide one.
+a program is loaded only if what it expects of a kernel function is what the kernel's own BTF says. ``btf_file``,
+``proc`` and ``tracing`` may be pointed elsewhere, so that a test can hide one.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from functools import cached_property
 from pathlib import Path
 
-from harness.ebpf import abi
+from harness.ebpf import abi, btf
 from harness.ebpf.btf_parser import Btf
 from harness.ebpf.libbpf import BpfObject
 from harness.ebpf.maps import RINGBUF
-from harness.errors import BtfError, HarnessError, SignatureError
+from harness.errors import HarnessError, SignatureError
 from harness.kernel_api import Feature, KernelApi, LoadOptions, Signature
 
 _TRACING = 26
@@ -29,11 +28,11 @@ class LiveKernel:
     def __init__(
         self,
         *,
-        btf: Path = Path("/sys/kernel/btf/vmlinux"),
+        btf_file: Path = btf.SYSFS,
         proc: Path = Path("/proc"),
         tracing: Path = Path("/sys/kernel/tracing"),
     ) -> None:
-        self._btf_file = btf
+        self._btf_file = btf_file
         self._tracing = tracing
         self.proc_root = proc
         self.release = os.uname().release
@@ -63,18 +62,25 @@ class LiveKernel:
         events = self._tracing / "events" / "syscalls"
         return (events / "sys_enter_openat2").exists() if events.exists() else None
 
-    @cached_property
-    def _btf(self) -> Btf:
-        try:
-            return Btf.parse(self._btf_file.read_bytes())
-        except OSError as error:
-            raise BtfError(
-                f"the running kernel shows no BTF: {error}", hint="its configuration needs CONFIG_DEBUG_INFO_BTF"
-            ) from None
-
     def signatures(self, functions: Collection[str]) -> Mapping[str, Signature]:
-        """Those of the functions that the kernel's own BTF has. Asked for none it needs no BTF."""
-        return self._btf.functions(functions) if functions else {}
+        """Those of the functions that the kernel's own BTF has; ``module:function`` is one of a loaded module.
+
+        Asked for none it needs no BTF.
+        """
+        if not functions:
+            return {}
+        modules: dict[str, set[str]] = {}
+        for function in functions:
+            module, _, name = function.rpartition(":")
+            modules.setdefault(module, set()).add(name)
+        own = btf.of_kernel(self._btf_file)
+        found = dict(own.functions(modules.pop("", set())))
+        for module, names in modules.items():
+            path = self._btf_file.with_name(module)
+            if path.is_file():
+                those = Btf.parse(path.read_bytes(), base=own).functions(names)
+                found |= {f"{module}:{name}": signature for name, signature in those.items()}
+        return found
 
     def symbols(self, names: Collection[str]) -> frozenset[str]:
         """Those of the names that ``/proc/kallsyms`` has."""

@@ -13,7 +13,8 @@ from harness.errors import SettingsError
 class BpfSettings:
     """Where objects are and which ways of loading them are allowed (names as in the field, without prefixes).
 
-    ``bpf_dir`` holds ``NAME.o`` (prebuilt), ``co-re/NAME.o`` and ``runtime/NAME.bpf.c`` with its headers;
+    ``bpf_dir`` holds ``NAME.o`` (prebuilt), ``co-re/NAME.o``, ``co-re/btf`` (the embedded BTF collection) and
+    ``runtime/NAME.bpf.c`` with its headers; ``bpf_debug`` takes ``NAME-debug.o``, programs that say more;
     ``btf_path`` is BTF of the running kernel from elsewhere; ``runtime_output_dir`` keeps what the runtime stage
     compiled (None: keep nothing).
     """
@@ -25,6 +26,7 @@ class BpfSettings:
     allow_runtime_compiled_fallback: bool = True
     allow_prebuilt_fallback: bool = True
     enable_ringbuffers: bool = True
+    bpf_debug: bool = False
     runtime_output_dir: Path | None = None
 
     def __post_init__(self) -> None:

@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from threading import Lock
 from types import TracebackType
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
-from harness.ebpf.core import CoreOptions, load_core_asset
-from harness.ebpf.fallback import Outcome, Stage, climb
-from harness.ebpf.prebuilt import read_prebuilt
-from harness.ebpf.runtime import compile_asset
+from harness.ebpf.loading import load_module
 from harness.ebpf.settings import BpfSettings
 from harness.errors import FormatError, HarnessError
-from harness.kernel_api import KernelApi, LoadedObject, LoadOptions, MapEdit
+from harness.kernel_api import KernelApi, MapEdit
 from harness.watcher.identity import FilePath, PathIdentifier
 from harness.watcher.rules import Rule
 from harness.watcher.symbols import function_offsets
@@ -66,12 +63,14 @@ class TlsProbes:
     """
 
     def __init__(self, kernel: KernelApi, settings: BpfSettings, *, processes: int = 16384) -> None:
-        outcome = _climb(kernel, settings, {"tls_traffic": MapEdit(max_entries=processes)})
-        if outcome.error is not None:
-            raise outcome.error
-        assert outcome.value is not None
-        assert outcome.winner is not None
-        self._loaded, self.stage, self.attempts = outcome.value, outcome.winner, outcome.attempts
+        edits = {"tls_traffic": MapEdit(max_entries=processes)}
+        won = load_module(
+            kernel,
+            settings,
+            MODULE,
+            lambda image, options: kernel.load(MODULE, image, replace(options, map_edits=edits)),
+        )
+        self._loaded, self.stage, self.attempts = won.value, won.stage, won.attempts
         self._lock = Lock()
         self._attached: dict[PathIdentifier, ExitStack] = {}
 
@@ -140,22 +139,3 @@ class TlsProbes:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
-
-
-def _climb(kernel: KernelApi, settings: BpfSettings, edits: Mapping[str, MapEdit]) -> Outcome[LoadedObject]:
-    def core(asset: BinaryIO, options: CoreOptions) -> LoadedObject:
-        return kernel.load(MODULE, asset.read(), LoadOptions(map_edits=edits, kernel_btf=options.kernel_btf))
-
-    def runtime() -> LoadedObject:
-        made = compile_asset(settings.bpf_dir, MODULE, release=kernel.release, output_dir=settings.runtime_output_dir)
-        return kernel.load(MODULE, made.image, LoadOptions(map_edits=edits))
-
-    def prebuilt() -> LoadedObject:
-        return kernel.load(MODULE, read_prebuilt(settings.bpf_dir, MODULE), LoadOptions(map_edits=edits))
-
-    ways = {
-        Stage.CORE: lambda: load_core_asset(settings, kernel.release, f"{MODULE}.o", core),
-        Stage.RUNTIME: runtime,
-        Stage.PREBUILT: prebuilt,
-    }
-    return climb(settings.switches, ways)

@@ -37,9 +37,8 @@ def release_of(data: bytes) -> str:
     version, xloadflags = struct.unpack_from("<H", data, 0x206)[0], struct.unpack_from("<H", data, 0x236)[0]
     if version < 0x20C or not xloadflags & 1:
         raise ValueError("it is a kernel for 32-bit x86, and only amd64 ones can be booted")
-    start = struct.unpack_from("<H", data, 0x20E)[0] + 0x200
-    text, end, _ = data[start : start + 256].partition(b"\0")
-    release = text.split(b" ")[0].decode("ascii", errors="replace")
+    text, end = _said(data)
+    release = text.split(" ")[0]
     try:
         Version.parse(release)
     except ValueError:
@@ -47,6 +46,26 @@ def release_of(data: bytes) -> str:
     if not end or not release or "/" in release:
         raise ValueError("its boot header names no release")
     return release
+
+
+def _said(data: bytes) -> tuple[str, bool]:
+    start = struct.unpack_from("<H", data, 0x20E)[0] + 0x200
+    text, end, _ = data[start : start + 256].partition(b"\0")
+    return text.decode("ascii", errors="replace"), bool(end)
+
+
+def version_of(data: bytes) -> str:
+    """(pure) What ``uname -v`` says of a bzImage that ``release_of`` has read: ``#1 SMP Debian 5.10.262-1 (...)``."""
+    return _said(data)[0].partition(") ")[2]
+
+
+def version(path: Path) -> str:
+    """``version_of`` an image file that is known to be one. Raises ArchiveError."""
+    try:
+        with path.open("rb") as stream:
+            return version_of(stream.read(_ENOUGH))
+    except (OSError, struct.error) as error:
+        raise ArchiveError(f"{path}: {error}") from None
 
 
 def read(path: Path, *, arch: str = "amd64") -> str:

@@ -73,7 +73,7 @@ def booted(chosen: Chosen, run: runs.Run) -> Iterator[Link]:
         run.update(name, phase="booting", console=vm.console, vm_pid=getattr(vm, "pid", None))
         link = Link(vm, deadline, factor=backend.deadline_factor, cancel=threading.Event())
         link.hello()
-        send_files(link, None if backend.shares_files else survey(settings.root, settings.file_limit), None)
+        send_files(link, None if backend.shares_files else survey(settings.root, settings.file_limit), [])
         run.update(name, phase="ready")
         yield link
         link.goodbye()

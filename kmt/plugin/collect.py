@@ -95,7 +95,7 @@ class GuestCollector:
         link = Link(vm, deadline, factor=factor, cancel=threading.Event())
         link.hello()
         tree = None if self.backend.shares_files else survey(self.plan.root, self.config.file_limit)
-        send_files(link, tree, None)
+        send_files(link, tree, [])
         return link
 
     def close(self) -> None:

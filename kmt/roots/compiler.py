@@ -18,7 +18,6 @@ import platform
 import re
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from debian.debfile import DebFile
@@ -27,6 +26,7 @@ from kmt import archive, proc
 from kmt.errors import BuildError, KmtError
 from kmt.hints import task
 from kmt.paths import cache, locked, published
+from kmt.recipes import TARGETS, Target
 from kmt.roots import image, rootfs
 from kmt.roots.rootfs import Progress, quiet
 
@@ -36,22 +36,6 @@ TOOLS = ("clang", "llc", "llvm-strip")
 """What guests get of it; more of llvm would pull libraries that a guest does not have."""
 _PARTS = ("bin", "include", "lib", "lib64", "libexec", "sbin", "share")
 _OF_LIBC = re.compile(r"(lib(c|m|dl|pthread|rt|resolv|util|anl|nsl)\.so\.\d+|ld-linux\S*|linux-vdso\S*)")
-
-
-@dataclass(frozen=True)
-class Target:
-    """An architecture to compile for, in the words of Debian, of eBPF's ``__TARGET_ARCH_*``, and of include paths."""
-
-    debian: str
-    bpf: str
-    triplet: str
-
-
-TARGETS = {
-    "x86_64": Target("amd64", "x86", "x86_64-linux-gnu"),
-    "aarch64": Target("arm64", "arm64", "aarch64-linux-gnu"),
-}
-"""By the machine's name as uname gives it."""
 
 
 def command(

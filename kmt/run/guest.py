@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Callable, Iterator, Mapping
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from kmt.errors import AgentError
 from kmt.guest.wire import Frame, Kind
@@ -79,17 +80,25 @@ def travelling_env(globs: tuple[str, ...], environ: Mapping[str, str]) -> dict[s
     return {k: v for k, v in environ.items() if k != "CI" and any(fnmatch.fnmatchcase(k, g) for g in wanted)}
 
 
-def send_files(link: Link, tree: Tree | None, bpf: Path | None) -> str:
-    """Unpack the project at its own path and the built objects in ``BPF_DIR``; returns where the objects are."""
+def send_files(link: Link, tree: Tree | None, programs: Sequence[Path]) -> str:
+    """Unpack the project at its own path and the directories of ``programs`` in ``BPF_DIR``, one over the other.
+
+    Returns where the programs are ("": there are none): where files are shared, in the first of them.
+    """
     if tree is not None:
         link.send_tar(str(tree.root), partial(write_tar, tree))
-    if bpf is None:
-        return ""
-    if tree is None:
-        return str(bpf)
-    names = sorted(str(p.relative_to(bpf)) for p in bpf.rglob("*") if p.is_file())
-    link.send_tar(BPF_DIR, partial(write_tar, Tree(bpf, tuple(names), ())))
+    if tree is None or not programs:
+        return str(programs[0]) if programs else ""
+    link.send_tar(BPF_DIR, partial(write_programs, programs))
     return BPF_DIR
+
+
+def write_programs(directories: Sequence[Path], target: IO[bytes]) -> None:
+    """Write the files of all the directories as one tar stream, those of the first first."""
+    with tarfile.open(fileobj=target, mode="w|") as tar:
+        for directory in directories:
+            for path in sorted(p for p in directory.rglob("*") if p.is_file()):
+                tar.add(path, arcname=path.relative_to(directory), recursive=False)
 
 
 def request(

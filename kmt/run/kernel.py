@@ -99,7 +99,7 @@ class KernelRun:
         kernel = fetch(self._job.row, self._job.backend, self._shared.config, self._fetching)
         account.result.release = kernel.release
         account.phase("building")
-        self._shared.objects()
+        self._shared.programs(kernel)
         account.phase("image")
         for machine in dict.fromkeys(unit.machine for unit in self._job.units):
             self._job.backend.prepare(kernel, machine)

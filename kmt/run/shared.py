@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kmt import archive
 from kmt.backends.base import Backend
@@ -20,6 +21,9 @@ from kmt.run.guest import Plan
 from kmt.run.spread import Unit
 from kmt.run.tree import Tree, survey
 from kmt.runs import Run
+
+if TYPE_CHECKING:
+    from kmt.build import BuiltTree
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,10 @@ class Shared:
         self.examples, self.emit, self.is_property = examples, emit, is_property
         self.cancel = threading.Event()
         self._once = threading.Lock()
-        self._objects: list[Path | KmtError] = []
+        self._objects: list[BuiltTree | KmtError] = []
         self._tree: Tree | None = None
 
-    def objects(self) -> Path | None:
+    def objects(self) -> BuiltTree | None:
         """The project's eBPF objects, built once; a failure is every kernel's. None without sources."""
         if not self.config.sources:
             return None
@@ -64,13 +68,23 @@ class Shared:
                 from kmt import build
 
                 try:
-                    self._objects.append(build.build(self.config).dir)
+                    self._objects.append(build.build(self.config))
                 except KmtError as error:
                     self._objects.append(error)
         made = self._objects[0]
         if isinstance(made, KmtError):
             raise made
         return made
+
+    def programs(self, kernel: Kernel) -> list[Path]:
+        """What that kernel's guest gets as KMT_BPF_DIR: the common directory, and what is laid over it."""
+        common = self.objects()
+        if common is None:
+            return []
+        from kmt import build_kernel
+
+        own = build_kernel.build(self.config, common, kernel).dir
+        return [common.dir, *([own] if own else [])]
 
     def tree(self) -> Tree:
         """The project's files that travel, surveyed once."""

@@ -56,7 +56,7 @@ class Guests:
         """Send the project and what was built."""
         tree = None if self.backend.shares_files else self.shared.tree()
         self.account.remark(*(tree.left_out if tree else ()))
-        bpf = send_files(link, tree, self.shared.objects())
+        bpf = send_files(link, tree, self.shared.programs(self.kernel))
         return Places(bpf, str(directory / "guest") if self.backend.shares_files else ARTIFACTS_DIR)
 
 

@@ -1,5 +1,7 @@
 """Compiling eBPF for real: what comes out, what a mistake looks like, and what is left when it is cut off."""
 
+import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -72,9 +74,18 @@ def test_an_object_has_code_and_btf_and_no_debug_information(project):
 def test_the_tree_is_laid_out_as_guests_get_it(project):
     built = build.build(project)
     files = {str(p.relative_to(built.dir)) for p in built.dir.rglob("*") if p.is_file()}
-    assert files == {
-        "co-re/one.o", "co-re/one-debug.o", "runtime/one.bpf.c", "runtime/include/limits.h",
+    ours = {name for name in files if not name.startswith("runtime/include/bpf/")}
+    assert ours == {
+        "co-re/one.o", "co-re/one-debug.o", "runtime/one.bpf.c", "runtime/include/limits.h", "runtime/manifest.json",
     }  # fmt: skip
+    assert "runtime/include/bpf/bpf_helpers.h" in files
+    manifest = json.loads((built.dir / "runtime/manifest.json").read_text())
+    digests = {f"runtime/{place}": digest for place, digest in manifest["files"].items()}
+    assert digests == {
+        name: hashlib.sha256((built.dir / name).read_bytes()).hexdigest()
+        for name in files
+        if name.startswith("runtime/") and name != "runtime/manifest.json"
+    }
     assert all(p.stat().st_mode & 0o022 == 0 for p in built.dir.rglob("*")), "nobody else may change what is loaded"
 
 

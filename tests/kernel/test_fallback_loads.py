@@ -6,6 +6,8 @@ All 128 cases of the plan itself are in ``tests/properties/test_fallback.py``.
 import contextlib
 import ctypes
 import dataclasses
+import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.workloads import libraries
-from harness.ebpf import core
+from harness.ebpf import core, embedded
 from harness.ebpf.btf import ResultCode
 from harness.ebpf.fallback import Stage
 from harness.ebpf.live import LiveKernel
@@ -29,11 +31,9 @@ OBJECT = "shared-libraries.o"
 
 @pytest.fixture
 def place(tmp_path, bpf_dir):
-    """A copy of the built programs that a test may spoil, with a prebuilt object: the CO-RE one has no relocations."""
+    """A copy of the built programs that a test may spoil."""
     place = tmp_path / "bpf"
-    for room in ("co-re", "runtime"):
-        shutil.copytree(bpf_dir / room, place / room)
-    shutil.copy(place / "co-re" / OBJECT, place / OBJECT)
+    shutil.copytree(bpf_dir, place)
     for path in [place, *place.rglob("*")]:
         path.chmod(0o755)
     return place
@@ -104,6 +104,7 @@ def test_a_bad_asset_loses_and_the_prebuilt_wins(live, place, no_compiler, tmp_p
 def test_the_runtime_stage_loses_with_its_own_reason(live, kernel, place, no_compiler):
     """Without a compiler it says so where there are headers, and misses the headers first where there are none."""
     spoil(place, "missing")
+    shutil.rmtree(place / "runtime/compiled", ignore_errors=True)
     with program.start(live, BpfSettings(place)) as running:
         assert running.stage is Stage.PREBUILT
         error = lost(running, Stage.RUNTIME)
@@ -128,6 +129,7 @@ def test_the_runtime_stage_loses_with_its_own_reason(live, kernel, place, no_com
 def test_where_all_lose_the_last_one_speaks(live, place, no_compiler, switches, error, said):
     spoil(place, "missing")
     (place / OBJECT).unlink()
+    shutil.rmtree(place / "runtime/compiled", ignore_errors=True)
     names = [
         "enable_co_re",
         "enable_runtime_compiler",
@@ -162,11 +164,20 @@ def test_configured_btf_comes_first(live, place, tmp_path, bpf_dir, form):
     assert core.result_codes()["shared-libraries"] is ResultCode.CUSTOM_BTF
 
 
-def test_without_btf_the_prebuilt_wins(place, no_compiler, tmp_path):
+def test_without_btf_the_embedded_collection_has_it_and_then_the_prebuilt_wins(place, no_compiler, tmp_path):
     """BTF is really hidden: from us, who have not read it before, and from libbpf."""
     with hidden("/sys/kernel/btf", "/lib/modules"):
         live = LiveKernel()
         settings = BpfSettings(place, allow_runtime_compiled_fallback=False)
+        with program.start(live, settings) as running:
+            assert running.stage is Stage.CORE
+            assert sees_a_library(running, tmp_path)
+        assert core.result_codes()["shared-libraries"] is ResultCode.EMBEDDED_BTF
+        extracted = place / f"co-re/btf/debian/{live.release}/{live.release}.btf"
+        assert extracted.is_file(), "for the next start"
+        # Without the collection: not what was found before, and not what lies there from before.
+        (place / "co-re/btf" / embedded.COLLECTION).unlink()
+        core.flush_btf()
         with program.start(live, settings) as running:
             assert running.stage is Stage.PREBUILT
             assert isinstance(lost(running, Stage.CORE), BtfError)
@@ -203,19 +214,75 @@ def hidden(*directories):
         os.close(before)
 
 
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("of another kernel", "was made for .*, this kernel is "),
+        ("the CO-RE one", "does not say which kernel it was made for"),
+        ("cut", "truncated"),
+        ("of another machine", "for machine 62, not for eBPF"),
+    ],
+)
+def test_only_an_object_made_for_this_kernel_is_prebuilt(live, place, how, said):
+    path = place / OBJECT
+    image, release = path.read_bytes(), live.release.encode()
+    assert image.count(release) == 1
+    if how == "of another kernel":
+        image = image.replace(release, release[:-1] + b"x")
+    elif how == "the CO-RE one":
+        image = (place / "co-re" / OBJECT).read_bytes()
+    elif how == "of another machine":
+        image = image[:18] + b"\x3e\0" + image[20:]
+    else:
+        image = image[:-100]
+    path.write_bytes(image)
+    with pytest.raises((AssetError, FormatError), match=said):
+        program.start(live, BpfSettings(place, enable_co_re=False))
+
+
+@pytest.mark.requires("headers")
+def test_what_the_build_has_compiled_for_this_kernel_is_found(live, place, no_compiler, tmp_path):
+    settings = BpfSettings(place, enable_co_re=False, enable_runtime_compiler=True, allow_prebuilt_fallback=False)
+    with program.start(live, settings) as running:
+        assert running.stage is Stage.RUNTIME
+        assert sees_a_library(running, tmp_path)
+    assert compile_asset(place, "shared-libraries").result is RuntimeResult.COMPILED_OUTPUT_FOUND
+
+
 @pytest.mark.requires("clang", "headers")
 def test_what_this_kernel_compiles_wins_and_is_kept(live, place, tmp_path):
     spoil(place, "missing")
+    shutil.rmtree(place / "runtime/compiled")
     kept = tmp_path / "kept"
     settings = BpfSettings(place, runtime_output_dir=kept, allow_prebuilt_fallback=False)
     with program.start(live, settings) as running:
         assert running.stage is Stage.RUNTIME
         assert sees_a_library(running, tmp_path)
-    assert len(list(kept.iterdir())) == 1, "the object, and nothing half done"
-    again = compile_asset(place, "shared-libraries", release=live.release, output_dir=kept, clang=lambda: None)
+    (made,) = kept.glob("*.o")
+    assert len(list(kept.iterdir())) == 2, "the object and its digest, and nothing half done"
+    again = compile_asset(place, "shared-libraries", output_dir=kept, clang=lambda: None)
     assert again.result is RuntimeResult.COMPILED_OUTPUT_FOUND
-    (place / "runtime/shared-libraries.bpf.c").write_text("this is no C")
-    with pytest.raises(RuntimeCompilationError, match=r"does not compile: .*error: ") as caught:
-        compile_asset(place, "shared-libraries", release=live.release, output_dir=kept)
+    # What is no longer what was compiled is compiled again; what others may write is not even looked at.
+    made.write_bytes(made.read_bytes()[:-1])
+    with pytest.raises(RuntimeCompilationError) as caught:
+        compile_asset(place, "shared-libraries", output_dir=kept, clang=lambda: None)
+    assert caught.value.result is RuntimeResult.NEW_COMPILER_ERROR
+    made.chmod(0o666)
+    with pytest.raises(RuntimeCompilationError) as caught:
+        compile_asset(place, "shared-libraries", output_dir=kept)
+    assert caught.value.result is RuntimeResult.RESULT_READ_ERROR
+
+
+@pytest.mark.requires("clang", "headers")
+def test_an_error_of_the_compiler_is_said_in_a_line(place, tmp_path):
+    source = place / "runtime/shared-libraries.bpf.c"
+    source.write_text("this is no C")
+    manifest = json.loads((place / "runtime/manifest.json").read_text())
+    manifest["files"][source.name] = hashlib.sha256(source.read_bytes()).hexdigest()
+    (place / "runtime/manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(
+        RuntimeCompilationError, match=r"does not compile: shared-libraries\.bpf\.c:1:1: error: "
+    ) as caught:
+        compile_asset(place, "shared-libraries", output_dir=tmp_path / "kept")
     assert caught.value.result is RuntimeResult.COMPILATION_ERROR
-    assert len(list(kept.iterdir())) == 1
+    assert list((tmp_path / "kept").iterdir()) == []

@@ -46,7 +46,7 @@ def test_probes_agree_with_those_of_the_runner(live, request):
 
 
 def test_a_kernel_that_shows_nothing(tmp_path):
-    hidden = LiveKernel(btf=tmp_path / "vmlinux", proc=tmp_path, tracing=tmp_path)
+    hidden = LiveKernel(btf_file=tmp_path / "vmlinux", proc=tmp_path, tracing=tmp_path)
     assert hidden.probe(Feature.BTF) is False
     assert hidden.probe(Feature.FENTRY) is False
     assert hidden.probe(Feature.OPENAT2) is None, "it could not be asked"

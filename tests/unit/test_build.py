@@ -1,11 +1,9 @@
-from pathlib import Path
-
 import pytest
 
-from kmt import build
+from kmt import build, recipes
 from kmt.config import Config
 from kmt.errors import BuildError, ConfigError
-from kmt.roots.compiler import TARGETS
+from kmt.recipes import TARGETS
 
 
 @pytest.fixture
@@ -21,7 +19,7 @@ def changed(config, **values):
 
 
 def test_the_command_line():
-    words = build.command(Path("bpf/a.bpf.c"), include=["inc", "more"], target=TARGETS["x86_64"], debug=False)
+    words = recipes.core("bpf/a.bpf.c", include=["inc", "more"], target=TARGETS["x86_64"], debug=False)
     assert words[:3] == ["clang", "-target", "bpf"]
     assert {"-O2", "-g", "-D__TARGET_ARCH_x86", "-Iinc", "-Imore", "-I/usr/include/x86_64-linux-gnu"} <= set(words)
     assert "-DDEBUG=1" not in words
@@ -29,7 +27,7 @@ def test_the_command_line():
 
 
 def test_the_debug_variant_differs_by_one_word():
-    plain, debug = (build.command(Path("a"), include=[], target=TARGETS["aarch64"], debug=d) for d in (False, True))
+    plain, debug = (recipes.core("a", include=[], target=TARGETS["aarch64"], debug=d) for d in (False, True))
     assert set(debug) - set(plain) == {"-DDEBUG=1"}
     assert "-D__TARGET_ARCH_arm64" in plain
 

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from harness.ebpf import core, event_program
+from harness.ebpf import core, loading
 from harness.ebpf.live import LiveKernel
 from harness.ebpf.settings import BpfSettings
 from harness.errors import AssetError, FallbackError
@@ -29,12 +29,12 @@ def _fresh_loader():
     ],
 )
 def test_only_a_failure_that_another_attempt_followed_is_warned_of(tmp_path, caplog, switches, error, warned):
-    caplog.set_level(logging.DEBUG, logger=event_program.log.name)
+    caplog.set_level(logging.DEBUG, logger=loading.log.name)
     with pytest.raises(error):
         program.start(LiveKernel(), BpfSettings(tmp_path, **switches))
-    said = [r.getMessage() for r in caplog.records if r.name == event_program.log.name and r.levelno == logging.WARNING]
+    said = [r.getMessage() for r in caplog.records if r.name == loading.log.name and r.levelno == logging.WARNING]
     assert [line.split(": ")[1:3] for line in said] == [[stage, "failed"] for stage in warned]
 
 
 def test_who_asks_for_no_signature_needs_no_btf(tmp_path):
-    assert LiveKernel(btf=tmp_path / "none").signatures(frozenset()) == {}
+    assert LiveKernel(btf_file=tmp_path / "none").signatures(frozenset()) == {}

@@ -8,7 +8,7 @@ import pytest
 
 from harness.ebpf.assets import check_owner
 from harness.ebpf.btf import BtfLoader, Found, ResultCode
-from harness.ebpf.runtime import find_headers
+from harness.ebpf.headers import Headers, find_headers
 from harness.ebpf.settings import BpfSettings
 from harness.errors import AssetError, BtfError, SettingsError
 
@@ -39,7 +39,7 @@ def test_the_first_source_that_has_it_wins(tmp_path, custom, kernel):
     if custom == "good":
         assert btf.get() == Found(ResultCode.CUSTOM_BTF, path)
     elif kernel:
-        assert btf.get() == Found(ResultCode.DEFAULT_BTF, own)
+        assert btf.get() == Found(ResultCode.DEFAULT_BTF, own, own.parent)
     else:
         with pytest.raises(BtfError, match="kernel: not supported") as caught:
             btf.get()
@@ -53,13 +53,13 @@ def test_packages_of_the_kernel_are_asked_after_the_kernel(tmp_path):
     first = put(tmp_path, f"/boot/vmlinux-{RELEASE}")
     assert loader(tmp_path).get() == Found(ResultCode.DEFAULT_BTF, first)
     own = put(tmp_path, "/sys/kernel/btf/vmlinux")
-    assert loader(tmp_path).get() == Found(ResultCode.DEFAULT_BTF, own)
+    assert loader(tmp_path).get() == Found(ResultCode.DEFAULT_BTF, own, own.parent)
 
 
 def test_the_kernels_own_is_left_to_libbpf():
     btf = BtfLoader(os.uname().release)
     if Path("/sys/kernel/btf/vmlinux").exists():
-        assert btf.get() == Found(ResultCode.DEFAULT_BTF, None)
+        assert btf.get() == Found(ResultCode.DEFAULT_BTF, None, Path("/sys/kernel/btf"))
     else:
         assert btf.get().path is not None
 
@@ -112,20 +112,22 @@ def test_an_asset_of_others_does_not(bad, said):
     ],
 )
 def test_headers_are_found_in_both_halves(tmp_path, release, own, common):
-    assert find_headers(release, tmp_path) == ()
+    assert find_headers(release, root=tmp_path) is None
     wanted = [tmp_path / "usr/src" / name for name in (own, common) if name]
     for tree in wanted:
-        (tree / "include").mkdir(parents=True)
-    assert find_headers(release, tmp_path) == tuple(wanted)
+        (tree / "include/generated").mkdir(parents=True)
+    assert find_headers(release, root=tmp_path) == Headers(wanted[0], wanted[-1], None)
+    (wanted[0] / "include/generated/utsrelease.h").write_text(f'#define UTS_RELEASE "{release}"\n')
+    assert find_headers(release, root=tmp_path) == Headers(wanted[0], wanted[-1], release)
     build = tmp_path / f"lib/modules/{release}/build"
     build.parent.mkdir(parents=True)
     build.symlink_to(wanted[0])
-    assert find_headers(release, tmp_path) == tuple(wanted)
+    assert find_headers(release, root=tmp_path) == Headers(wanted[0], wanted[-1], release)
 
 
 def test_headers_of_another_kernel_are_none(tmp_path):
     (tmp_path / "usr/src/linux-headers-6.1.0-50-amd64/include").mkdir(parents=True)
-    assert find_headers("6.1.0-51-amd64", tmp_path) == ()
+    assert find_headers("6.1.0-51-amd64", root=tmp_path) is None
 
 
 @pytest.mark.parametrize(
