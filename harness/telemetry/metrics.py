@@ -28,7 +28,8 @@ class Metric:
         self.tags = tags
         self.options = options
         self.help = ""
-        self._lock = Lock()
+        self.lock = Lock()
+        """Held while the value changes."""
         self._value = 0
 
     @property
@@ -51,8 +52,12 @@ class Counter(Metric):
     def add(self, amount: int = 1) -> None:
         """Count ``amount`` more; a negative one is ignored."""
         if amount > 0:
-            with self._lock:
+            with self.lock:
                 self._value += amount
+
+    def bump(self) -> None:
+        """Count one more; only for who holds ``lock`` already, and so saves a second one on a hot path."""
+        self._value += 1
 
 
 class Gauge(Metric):
@@ -60,12 +65,12 @@ class Gauge(Metric):
 
     def set(self, value: int) -> None:
         """Say a new value."""
-        with self._lock:
+        with self.lock:
             self._value = value
 
     def add(self, amount: int) -> None:
         """Move the value, down too."""
-        with self._lock:
+        with self.lock:
             self._value += amount
 
 

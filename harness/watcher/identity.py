@@ -30,10 +30,7 @@ class PathIdentifier(NamedTuple):
     @classmethod
     def of_file(cls, path: str | os.PathLike[str]) -> PathIdentifier:
         """From the file that ``path`` names now, following symbolic links; raises the stat's ``OSError``."""
-        try:
-            return cls.of(os.stat(path))  # noqa: PTH116 (pathlib costs twice the stat)
-        except ValueError as error:
-            raise InvalidPathError(f"{path!r} names no file: {error}") from None
+        return cls(*identity(path))
 
     def key(self) -> str:
         """A short name fit for file names and map keys: murmur3 of both numbers in base64, ``/`` as ``@``."""
@@ -43,6 +40,15 @@ class PathIdentifier(NamedTuple):
 
     def __str__(self) -> str:
         return f"dev/inode {os.major(self.dev)}.{os.minor(self.dev)}/{self.inode}"
+
+
+def identity(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Device and inode of the file that ``path`` names now: what ``PathIdentifier.of_file`` gives, as a bare tuple."""
+    try:
+        stat = os.stat(path)  # noqa: PTH116 (pathlib costs twice the stat)
+    except ValueError as error:
+        raise InvalidPathError(f"{path!r} names no file: {error}") from None
+    return stat.st_dev, stat.st_ino
 
 
 class FilePath(NamedTuple):

@@ -17,13 +17,12 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from threading import Lock
 from typing import NamedTuple
 
 from harness.telemetry import DEFAULT, Registry
 from harness.watcher.blocklist import Blocklist
 from harness.watcher.errors import CallbackMissingError
-from harness.watcher.identity import FilePath, PathIdentifier, host_path
+from harness.watcher.identity import FilePath, PathIdentifier, host_path, identity
 from harness.watcher.registry_core import Core, Epoch, Phase, Registration
 from harness.watcher.rules import Callback
 
@@ -33,6 +32,8 @@ Runner = Callable[[Callable[[], None]], bool]
 """Has a job run by another thread; False if it does not take it (then it is run here)."""
 Registered = tuple[str, Callback, Callback]
 """A file's path, as its first process names it, and its callbacks."""
+
+ALREADY_REGISTERED = Registration.ALREADY_REGISTERED
 
 _log = logging.getLogger(__name__)
 _GONE = (FileNotFoundError, NotADirectoryError, ProcessLookupError)
@@ -60,8 +61,8 @@ class FileRegistry:
         self.program = program
         self.blocklist = Blocklist() if blocklist is None else blocklist
         self._proc_root = proc_root
-        self._lock = Lock()
         self._core = Core(program, self.blocklist, metrics)
+        self._lock = self._core.lock
 
     def register(
         self,
@@ -82,11 +83,12 @@ class FileRegistry:
         if activate is None or deactivate is None:
             raise CallbackMissingError(f"{path}: a registration needs both an activation and a deactivation")
         where = seen_at or host_path(self._proc_root, pid, path)
-        id = PathIdentifier.of_file(where)
+        id = identity(where)
         with self._lock:
             if self._core.share(id, pid):
-                return Registration.ALREADY_REGISTERED
-            came_to = self._core.register(FilePath(id, where, pid), path, activate, deactivate)
+                return ALREADY_REGISTERED
+            file = FilePath(PathIdentifier(*id), where, pid)
+            came_to = self._core.register(file, path, activate, deactivate)
         if isinstance(came_to, Registration):
             return came_to
         epoch = came_to
@@ -124,8 +126,8 @@ class FileRegistry:
         """The files that are active now, each with its processes."""
         with self._lock:
             return [
-                TracedFile(id, epoch.sample_path, tuple(sorted(epoch.pids)))
-                for id, epoch in self._core.files.items()
+                TracedFile(epoch.file.id, epoch.sample_path, tuple(sorted(epoch.pids)))
+                for epoch in self._core.files.values()
                 if epoch.phase is Phase.ACTIVE
             ]
 
