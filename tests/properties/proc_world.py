@@ -39,7 +39,7 @@ class ProcWorld:
         fresh.replace(self.root / str(pid) / "stat")
 
     def map(self, pid: int, file: Path, shown: str) -> None:
-        """It maps ``file``, shown in its maps as ``shown``; the kernel's link leads there whatever becomes of the name."""
+        """It maps ``file``, shown as ``shown``; the kernel's link leads there whatever becomes of its name."""
         room = self.root / str(pid)
         lines = (room / "maps").read_text()
         at = 0x7F0000000000 + 4096 * lines.count("\n")
