@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Iterator
 
@@ -11,50 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from proc_world import ProcWorld
 from waiting import wait_for
+from watcher_rig import Script
 
 from harness.processes.errors import OverrunError, ProcessSourceError
-from harness.processes.events import Kind, ProcessEvent
+from harness.processes.events import Kind
 from harness.processes.monitor import ProcessMonitor
 from harness.telemetry import Registry
-
-
-class Script:
-    """Sources whose events are put in by the test; an exception put in is raised by the read."""
-
-    name = "script"
-
-    def __init__(self) -> None:
-        self.events: queue.Queue[ProcessEvent | Exception] = queue.Queue()
-        self.opened = self.closed = 0
-        self.refusals = 0
-        """So many of the next attempts to open it fail."""
-
-    def open(self) -> Script:
-        if self.refusals:
-            self.refusals -= 1
-            raise ProcessSourceError("not now")
-        self.opened += 1
-        return self
-
-    def exec(self, *pids: int) -> None:
-        for pid in pids:
-            self.events.put(ProcessEvent(Kind.EXEC, pid))
-
-    def exit(self, *pids: int) -> None:
-        for pid in pids:
-            self.events.put(ProcessEvent(Kind.EXIT, pid))
-
-    def read(self, seconds: float) -> list[ProcessEvent]:
-        try:
-            event = self.events.get(timeout=min(seconds, 0.01))
-        except queue.Empty:
-            return []
-        if isinstance(event, Exception):
-            raise event
-        return [event]
-
-    def close(self) -> None:
-        self.closed += 1
 
 
 @pytest.fixture

@@ -81,12 +81,15 @@ class World:
 class RegistryMachine(RuleBasedStateMachine):
     """The model: the set of holders of each identity, and the callbacks that must have run."""
 
+    make = FileRegistry
+    """What is tested (``test_broken_registries`` puts others here)."""
+
     def __init__(self) -> None:
         super().__init__()
         self.world = World()
         self.metrics = Registry()
         self.blocklist = Blocklist(BLOCKED_MOST)
-        self.real = FileRegistry("test", proc_root=str(self.world.proc), blocklist=self.blocklist, metrics=self.metrics)
+        self.real = self.make("test", proc_root=str(self.world.proc), blocklist=self.blocklist, metrics=self.metrics)
         self.calls: list[tuple[str, PathIdentifier]] = []
         self.expected: list[tuple[str, PathIdentifier]] = []
         self.holders: dict[PathIdentifier, set[int]] = {}

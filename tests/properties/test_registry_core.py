@@ -25,10 +25,13 @@ def nothing(_: FilePath) -> None:
 class CoreMachine(RuleBasedStateMachine):
     """The model: who holds what, and for each file the callbacks begun and ended, in order."""
 
+    make = Core
+    """What is tested (``test_broken_registries`` puts others here)."""
+
     def __init__(self) -> None:
         super().__init__()
         self.metrics = Registry()
-        self.core = Core("test", Blocklist(1), self.metrics)
+        self.core = self.make("test", Blocklist(1), self.metrics)
         self.blocked: list[PathIdentifier] = []
         self.holders: dict[PathIdentifier, set[int]] = {}
         self.running: list[Epoch] = []

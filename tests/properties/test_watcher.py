@@ -12,8 +12,9 @@ from collections.abc import Callable
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from proc_world import ProcWorld
+from watcher_rig import OWN, Whole
 
 from harness.errors import HarnessError
 from harness.telemetry import Registry
@@ -23,10 +24,10 @@ from harness.watcher.registry import FileRegistry
 from harness.watcher.rules import Rule
 from harness.watcher.tracking import Tracking
 
-OWN = 99
-NAMES = ["libssl.so.3", "libcrypto.so", "libz.so", "libbroken.so", "readme"]
+NAMES = ["libssl.so.3", "libcrypto.so", "libbroken.so", "readme"]
+PIDS = range(1, 4)
 names = st.sampled_from(NAMES)
-pids = st.integers(1, 4)
+pids = st.sampled_from(PIDS)
 containers = st.sampled_from(["files", "inner"])
 
 
@@ -60,6 +61,9 @@ class Process:
 class WatcherMachine(RuleBasedStateMachine):
     """See the module. The model: ``holders`` of each identity, each a process and when it was born."""
 
+    make = Tracking
+    """What is tested (``test_broken_registries`` puts others here)."""
+
     def __init__(self) -> None:
         super().__init__()
         self.world = ProcWorld()
@@ -86,12 +90,17 @@ class WatcherMachine(RuleBasedStateMachine):
         self.blocked: set[PathIdentifier] = set()
         self.metrics = Registry()
         self.registry = FileRegistry("test", proc_root=str(self.world.root), metrics=self.metrics)
+        for where in self.places:
+            for name in NAMES:
+                self.write(where, name)
+        for pid in PIDS:
+            self.begin(pid, "inner" if pid == 1 else "files", own_namespace=pid == 2)
         self.set_up()
 
     # How the watcher is driven; the threaded machine does it otherwise.
 
     def set_up(self) -> None:
-        self.tracking = Tracking(
+        self.tracking = self.make(
             self.registry, self.rules_of(self.chosen), _at_once, proc_root=str(self.world.root), metrics=self.metrics
         )
 
@@ -109,36 +118,29 @@ class WatcherMachine(RuleBasedStateMachine):
 
     # Files.
 
-    @rule(where=containers, name=names)
+    @rule(where=containers, name=names, what=st.sampled_from(["replace", "delete", "link", "rename"]), other=names)
+    def change(self, where: str, name: str, what: str, other: str) -> None:
+        """A file is replaced as package managers do, deleted, linked to another name and place, or renamed."""
+        file, new = self.places[where] / name, self.places["inner"] / other
+        if what == "replace":
+            self.write(where, name)
+        elif what == "delete":
+            file.unlink(missing_ok=True)
+        elif what == "link" and file.exists() and not new.exists():
+            new.hardlink_to(file)
+        elif what == "rename" and file.exists():
+            file.rename(new)
+
     def write(self, where: str, name: str) -> None:
-        """A new file, renamed over whatever had the name."""
         fresh = self.world.files / "fresh"
         fresh.write_text("x")
-        self.forget_inode(PathIdentifier.of_file(fresh))
-        if "broken" in name:
-            self.broken.add(PathIdentifier.of_file(fresh))
-        fresh.replace(self.places[where] / name)
-
-    def forget_inode(self, id: PathIdentifier) -> None:
-        """The file system gives numbers again: a registered or blocked one is then taken for the old file."""
+        id = PathIdentifier.of_file(fresh)
+        # The file system gives numbers again: a blocked file's successor is taken for it.
         if id not in self.blocked:
             self.broken.discard(id)
-
-    @rule(where=containers, name=names, there=containers, other=names)
-    def link(self, where: str, name: str, there: str, other: str) -> None:
-        old, new = self.places[where] / name, self.places[there] / other
-        if old.exists() and not new.exists():
-            new.hardlink_to(old)
-
-    @rule(where=containers, name=names, there=containers, other=names)
-    def rename(self, where: str, name: str, there: str, other: str) -> None:
-        old, new = self.places[where] / name, self.places[there] / other
-        if old.exists():
-            old.rename(new)
-
-    @rule(where=containers, name=names)
-    def delete(self, where: str, name: str) -> None:
-        (self.places[where] / name).unlink(missing_ok=True)
+        if "broken" in name:
+            self.broken.add(id)
+        fresh.replace(self.places[where] / name)
 
     # Processes.
 
@@ -148,7 +150,6 @@ class WatcherMachine(RuleBasedStateMachine):
         born = self.world.begin(pid, root=self.places[where])
         self.alive[pid] = Process(born, where, own_namespace)
 
-    @precondition(lambda self: len(self.alive) > 1)
     @rule(pid=pids, name=names, mapped=st.booleans(), heard=st.booleans())
     def open(self, pid: int, name: str, mapped: bool, heard: bool) -> None:
         """A process opens a file of its root, and perhaps maps it; perhaps the event is lost."""
@@ -165,6 +166,22 @@ class WatcherMachine(RuleBasedStateMachine):
             self.tell_opened(pid, f"/{name}")
             self.model_opened(pid, f"/{name}")
 
+    @rule(pid=pids, names=st.lists(names, min_size=1, max_size=3))
+    def open_and_map(self, pid: int, names: list[str]) -> None:
+        """As a loader does."""
+        for name in names:
+            self.open(pid, name, mapped=True, heard=True)
+
+    @rule(pid=pids, name=names)
+    def open_and_rename(self, pid: int, name: str) -> None:
+        """By the time the event is handled, the name is gone; the mapping is not."""
+        self.open(pid, name, mapped=True, heard=False)
+        process = self.alive.get(pid)
+        if process is not None:
+            (self.places[process.where] / name).unlink(missing_ok=True)
+            self.tell_opened(pid, f"/{name}")
+            self.model_opened(pid, f"/{name}")
+
     @rule(name=names)
     def open_it_ourselves(self, name: str) -> None:
         self.tell_opened(OWN, f"/{name}")
@@ -174,13 +191,16 @@ class WatcherMachine(RuleBasedStateMachine):
         if pid not in self.alive:
             self.tell_opened(pid, f"/{name}")
 
-    @rule(pid=pids, heard=st.booleans())
-    def end(self, pid: int, heard: bool) -> None:
+    @rule(pid=pids, heard=st.booleans(), another=st.booleans())
+    def end(self, pid: int, heard: bool, another: bool) -> None:
+        """A process ends; perhaps the number comes again soon."""
         self.world.end(pid)
         self.alive.pop(pid, None)
         if heard:
             self.tell_ended(pid)
             self.model_gone(pid)
+        if another:
+            self.begin(pid, "files", own_namespace=False)
 
     @rule(pid=pids)
     def a_late_event_of_an_end(self, pid: int) -> None:
@@ -193,7 +213,7 @@ class WatcherMachine(RuleBasedStateMachine):
     @rule()
     def sweep(self) -> None:
         self.tracking.sweep()
-        for pid in range(1, 5):
+        for pid in PIDS:
             self.model_gone(pid)
 
     @rule()
@@ -328,3 +348,40 @@ def _at_once(job: Callable[[], None]) -> bool:
 
 TestTracking = WatcherMachine.TestCase
 TestTracking.settings = settings(stateful_step_count=30)
+
+
+class ThreadedWatcherMachine(WatcherMachine):
+    """The same steps; each ends when the watcher's threads have come to rest."""
+
+    def set_up(self) -> None:
+        self.whole = Whole(self.world, self.registry, self.rules_of(self.chosen), self.metrics)
+        self.tracking = self.whole.watcher._tracking
+        self.whole.watcher.start()
+
+    def tell_opened(self, pid: int, path: str) -> None:
+        self.whole.opened((pid, path))
+
+    def tell_ended(self, pid: int) -> None:
+        if pid in self.alive:  # its own end would be told when it comes, and what is tested is a late event
+            self.tracking.ended(pid)
+        else:
+            self.whole.ended(pid)
+
+    @invariant()
+    def the_registry_is_the_models(self) -> None:
+        self.whole.quiet()
+        super().the_registry_is_the_models()
+
+    @invariant()
+    def each_epoch_begins_and_ends_once(self) -> None:
+        self.whole.quiet()
+        super().each_epoch_begins_and_ends_once()
+
+    def tear_down(self) -> None:
+        self.whole.watcher.stop()
+        self.whole.watcher.stop()
+        assert (self.whole.monitor.users, self.whole.feed.closed, self.whole.script.closed) == (0, 1, 1)
+
+
+TestThreadedWatcher = ThreadedWatcherMachine.TestCase
+TestThreadedWatcher.settings = settings(stateful_step_count=20, max_examples=max(10, settings().max_examples // 5))
