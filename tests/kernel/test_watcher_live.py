@@ -1,19 +1,33 @@
 """The whole watcher on a real kernel: its program, the process monitor, real processes and real libraries."""
 
 import os
-from contextlib import contextmanager
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 from waiting import wait_for
 
 from fixtures.workloads import libraries
-from fixtures.workloads.processes import holding
+from fixtures.workloads.processes import between_open_and_map, holding, loading, running, static_program
+from harness.ebpf import event_program
 from harness.ebpf.settings import BpfSettings
 from harness.processes.monitor import ProcessMonitor
 from harness.processes.source import opener
 from harness.telemetry import Registry
+from harness.watcher import program
+from harness.watcher.errors import NoRuleMatchedError
 from harness.watcher.identity import PathIdentifier
 from harness.watcher.watcher import Watcher
+
+PROCESSES = int(os.environ.get("KMT_PROCESSES", "0"))
+"""How many in a row (default: 10,000, and a few hundred where the processor is emulated)."""
+TLS = r"lib(ssl|crypto|gnutls)[^/]*\.so"
 
 
 class Log:
@@ -26,12 +40,17 @@ class Log:
         return pattern, self.activate, self.deactivate
 
     def activate(self, file):
-        # Whatever it is known by, the file can be opened there now, as an uprobe would.
-        assert PathIdentifier.of_file(file.host_path) == file.id
         self.activated.append(file.id)
+        # Whatever it is known by, an uprobe could open it there now (unless its process has ended meanwhile).
+        assert PathIdentifier.of_file(file.host_path) == file.id
 
     def deactivate(self, file):
         self.deactivated.append(file.id)
+
+    def epochs(self, path):
+        """How often the file has been activated, and deactivated."""
+        id = PathIdentifier.of_file(path)
+        return self.activated.count(id), self.deactivated.count(id)
 
 
 @pytest.fixture
@@ -50,12 +69,23 @@ def monitor(live, bpf_dir, metrics):
 
 
 @pytest.fixture
-def watch(live, bpf_dir, monitor, metrics):
+def watcher_of(live, bpf_dir, monitor, metrics):
     """Makes a watcher of given rules, with a monitor and metrics of its own."""
+
+    def make(*rules, **more):
+        settings = more.pop("settings", BpfSettings(bpf_dir))
+        return Watcher(live, settings, rules, **{"monitor": monitor, "metrics": metrics} | more)
+
+    return make
+
+
+@pytest.fixture
+def watch(watcher_of, monitor):
+    """The same, started; and what must hold of each after its end."""
 
     @contextmanager
     def make(*rules, **more):
-        with Watcher(live, BpfSettings(bpf_dir), rules, **{"monitor": monitor, "metrics": metrics} | more) as watcher:
+        with watcher_of(*rules, **more) as watcher:
             yield watcher
         assert watcher.registry.traced() == []
         assert watcher.registry.in_flight == 0
@@ -64,39 +94,361 @@ def watch(live, bpf_dir, monitor, metrics):
     return make
 
 
+@pytest.fixture
+def room(tmp_path):
+    """A directory for libraries; whoever else runs here holds others of the same names."""
+    (tmp_path / "lib").mkdir()
+    return tmp_path / "lib"
+
+
 def traced(watcher):
     """What is registered: paths by the processes that hold them."""
     return {file.path: set(file.pids) for file in watcher.registry.traced()}
+
+
+def pids(watcher, path):
+    """Who holds the file that this names, under whatever name."""
+    id = PathIdentifier.of_file(path)
+    return next((set(file.pids) for file in watcher.registry.traced() if file.id == id), set())
 
 
 def counted(metrics):
     return {metric.name.rpartition(".")[2]: metric.value for metric in metrics.metrics()}
 
 
-def test_libraries_of_running_processes_and_of_later_ones(watch, log, tmp_path, metrics):
-    path = str(libraries.library(tmp_path, "libssl.so.3"))
-    with holding(path) as first, watch(log.rule(r"libssl\.so")) as watcher:
-        wait_for(lambda: traced(watcher).get(path) == {first.pid})
+def test_libraries_of_running_processes_and_of_later_ones(watch, log, room, metrics):
+    path = libraries.library(room, "libssl.so.3")
+    with holding(path) as first, watch(log.rule(TLS)) as watcher:
+        wait_for(lambda: pids(watcher, path) == {first.pid})
         with holding(path) as second:
-            wait_for(lambda: traced(watcher).get(path) == {first.pid, second.pid})
-        wait_for(lambda: traced(watcher).get(path) == {first.pid})
+            wait_for(lambda: pids(watcher, path) == {first.pid, second.pid})
+        wait_for(lambda: pids(watcher, path) == {first.pid})
         first.kill()
-        first.wait()
-        wait_for(lambda: path not in traced(watcher))
-        assert log.activated.count(PathIdentifier.of_file(path)) == 1
-        assert log.deactivated.count(PathIdentifier.of_file(path)) == 1
+        wait_for(lambda: log.epochs(path) == (1, 1))
     assert sorted(log.activated) == sorted(log.deactivated)
     assert counted(metrics)["lost"] == counted(metrics)["unread"] == 0
 
 
-def test_its_own_opens_are_none_of_its_business(watch, log, tmp_path):
-    path = libraries.library(tmp_path, "libssl.so.3")
+def test_its_own_opens_are_none_of_its_business(watch, log, room):
+    path = libraries.library(room, "libssl.so.3")
     libraries.load(path)
-    other = libraries.library(tmp_path, "libssl.so.4")
-    with watch(log.rule(r"libssl\.so")) as watcher:
+    other = libraries.library(room, "libssl.so.4")
+    with watch(log.rule(TLS)) as watcher:
         libraries.open_(os.fsencode(other))
         with holding(other) as process:
-            wait_for(lambda: str(other) in traced(watcher))
-            assert traced(watcher)[str(other)] == {process.pid}
+            wait_for(lambda: pids(watcher, other) == {process.pid})
         assert os.getpid() not in watcher.registry.registered_processes()
-        assert str(path) not in traced(watcher)
+        assert pids(watcher, path) == set()
+
+
+@pytest.mark.parametrize("delay", [0, 0.05, 0.2])
+def test_a_library_opened_at_any_moment_of_the_start_is_registered(watch, log, room, delay):
+    paths = [libraries.library(room, f"libssl.so.{n}") for n in range(40)]
+    with loading(*paths) as process:
+        time.sleep(delay)
+        with watch(log.rule(TLS)) as watcher:
+            process.says("done")
+            wait_for(lambda: all(pids(watcher, path) == {process.pid} for path in paths))
+
+
+def test_a_library_opened_before_the_start_and_mapped_after_it_is_registered(watch, log, room):
+    path = libraries.library(room, "libssl.so.3")
+    with between_open_and_map(path) as process, watch(log.rule(TLS)) as watcher:
+        process.go_on()
+        process.says("done")
+        wait_for(lambda: pids(watcher, path) == {process.pid})
+
+
+def test_processes_that_end_during_the_start_leave_nothing(watch, log, room):
+    path = libraries.library(room, "libssl.so.3")
+    stop = threading.Event()
+
+    def churn():
+        while not stop.is_set():
+            subprocess.run(["cat", path, path], stdout=subprocess.DEVNULL, check=True)
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        for _ in range(3):
+            # No sweep here: it would mend what this looks for.
+            with watch(log.rule(TLS), sweep=10_000) as watcher:
+                wait_for(lambda: watcher.program.counters().emitted > 5)
+    finally:
+        stop.set()
+        thread.join()
+    with watch(log.rule(TLS), sweep=10_000) as watcher:
+        subprocess.run(["cat", path], stdout=subprocess.DEVNULL, check=True)
+        wait_for(lambda: not pids(watcher, path) and watcher.registry.in_flight == 0)
+    begun, ended = log.epochs(path)
+    assert begun == ended
+
+
+def test_processes_in_a_row_leave_an_empty_registry_and_exact_counts(watch, log, room, metrics, kernel):
+    """Each opens a library and ends at once. No sweep, so that every end has to be heard."""
+    number = PROCESSES or (10_000 if kernel.accelerator != "tcg" else 300)
+    path = libraries.library(room, "libssl.so.3")
+    pattern = re.escape(f"{path}")
+    with watch(log.rule(pattern), sweep=10_000) as watcher:
+        before = counted(metrics)["exit"]
+        script = 'n=0; while [ $n -lt "$1" ]; do (: < "$0"); n=$((n + 1)); done'
+        subprocess.run(["sh", "-c", script, path, str(number)], check=True)
+        wait_for(lambda: counted(metrics)["matches"] == number, seconds=600)
+        wait_for(lambda: counted(metrics)["exit"] - before >= number, seconds=600)
+        wait_for(lambda: not watcher.registry.registered_processes() and watcher.registry.in_flight == 0)
+        assert watcher.registry.traced() == []
+    now = counted(metrics)
+    assert now["lost"] == now["unread"] == now["unregister_failed_cb"] == now["hook_failed"] == 0
+    assert now["process_exit_channel_is_full"] == now["restart"] == now["swept"] == 0
+    begun, ended = log.epochs(path)
+    assert now["registered"] == now["unregistered"] <= begun == ended
+    assert now["registered"] + now["already_registered"] + now["vanished"] >= number
+    assert (now["total_files"], now["total_pids"]) == (0, 0)
+
+
+def test_an_end_that_nobody_heard_is_seen_by_the_sweep(watch, log, room, live, bpf_dir, metrics):
+    class Deaf:
+        name = "deaf"
+
+        def read(self, seconds):
+            time.sleep(min(seconds, 0.01))
+            return []
+
+        def close(self):
+            pass
+
+    path = libraries.library(room, "libssl.so.3")
+    monitor = ProcessMonitor(Deaf, metrics=metrics)
+    with watch(log.rule(TLS), monitor=monitor, sweep=0.2) as watcher:
+        with holding(path) as process:
+            wait_for(lambda: pids(watcher, path) == {process.pid})
+        wait_for(lambda: log.epochs(path) == (1, 1))
+        assert counted(metrics)["swept"] >= 1
+
+
+def test_a_library_replaced_while_it_is_in_use(watch, log, room):
+    """Two files of one name: each lives as long as its own users."""
+    path = libraries.library(room, "libssl.so.3")
+    old = PathIdentifier.of_file(path)
+    with watch(log.rule(TLS)) as watcher, holding(path) as first:
+        wait_for(lambda: pids(watcher, path) == {first.pid})
+        libraries.library(room, "fresh").replace(path)
+        assert PathIdentifier.of_file(path) != old
+        with holding(path) as second:
+            wait_for(lambda: pids(watcher, path) == {second.pid})
+            assert {file.id: file.pids for file in watcher.registry.traced()}[old] == (first.pid,)
+        wait_for(lambda: log.epochs(path) == (1, 1))
+        assert log.deactivated.count(old) == 0
+        first.kill()
+        wait_for(lambda: log.deactivated.count(old) == 1)
+
+
+def container(room, path):
+    """Words that start a program in a mount namespace and chroot of its own, where ``path`` is /libssl.so.7 too."""
+    inner = room / "container"
+    (inner / "usr").mkdir(parents=True, exist_ok=True)
+    (inner / "libssl.so.7").touch()
+    needs = {"/usr", "/lib", "/lib64", "/bin", os.path.realpath(sys.prefix), os.path.realpath(sys.base_prefix)}
+    binds = [f"mount --bind '{path}' '{inner}/libssl.so.7'"]
+    for place in sorted(place for place in needs if Path(place).is_dir()):
+        binds.append(f"mkdir -p '{inner}{place}' && mount --bind '{place}' '{inner}{place}'")
+    script = " && ".join([*binds, f"exec chroot '{inner}' \"$@\""])
+    return ["unshare", "--mount", "sh", "-c", script, "sh"]
+
+
+@pytest.mark.parametrize("when", ["before the start", "after it"])
+def test_all_ways_to_a_file_meet_in_one_registration(watch, log, room, when):
+    """Its path, a hard link, a symbolic link, a relative path, and a bind mount in a container's chroot."""
+    path = libraries.library(room, "libssl.so.3")
+    (room / "libssl.so.4").hardlink_to(path)
+    (room / "libssl.so.5").symlink_to(path)
+    relative = ["sh", "-c", f"cd '{room}' && exec \"$@\"", "sh"]
+    ways = [
+        ((path,), ()),
+        ((room / "libssl.so.4",), ()),
+        ((room / "libssl.so.5",), ()),
+        (("./libssl.so.3",), relative),
+        (("/libssl.so.7",), container(room, path)),
+        (("/libssl.so.7",), ["unshare", "--pid", "--fork", "--kill-child", *container(room, path)]),
+    ]
+    with ExitStack() as stack:
+        if when == "after it":
+            watcher = stack.enter_context(watch(log.rule(TLS)))
+        for paths, before in ways:
+            stack.enter_context(holding(*paths, before=before))
+        if when == "before the start":
+            watcher = stack.enter_context(watch(log.rule(TLS)))
+        wait_for(lambda: len(pids(watcher, path)) == len(ways))
+        assert log.epochs(path) == (1, 0)
+    assert log.epochs(path) == (1, 1)
+
+
+def test_a_process_that_changes_its_root_after_it_has_loaded(watch, log, room):
+    """A daemon that locks itself up: what it has mapped has no path in its root any more."""
+    path = libraries.library(room, "libssl.so.3")
+    (room / "empty").mkdir()
+    script = (
+        "import ctypes, os, sys; ctypes.CDLL(sys.argv[1]); os.chroot(sys.argv[2]); os.chdir('/')\n"
+        "print('ready', flush=True); sys.stdin.read()"
+    )
+    with running(sys.executable, "-I", "-S", "-c", script, path, room / "empty") as process:
+        process.says("ready")
+        with watch(log.rule(TLS)) as watcher:
+            wait_for(lambda: pids(watcher, path) == {process.pid})
+
+
+@pytest.mark.parametrize(
+    ("program", "library"),
+    [
+        (["import ssl"], r"/libssl\.so\.3"),
+        (["import ssl"], r"/libcrypto\.so\.3"),
+        (["import ctypes; ctypes.CDLL('libgnutls.so.30')"], r"/libgnutls\.so\.30"),
+    ],
+    ids=["OpenSSL's libssl", "OpenSSL's libcrypto", "GnuTLS"],
+)
+def test_real_libraries(watch, log, program, library):
+    script = f"{program[0]}\nprint('ready', flush=True)\nimport sys; sys.stdin.read()"
+    with watch(log.rule(library)) as watcher, running(sys.executable, "-c", script) as process:
+        process.says("ready")
+        wait_for(lambda: process.pid in watcher.registry.registered_processes())
+        assert all(re.search(library, path) for path in traced(watcher))
+
+
+def test_nss_is_none_of_the_programs_libraries_but_is_found_among_the_mapped(watch, log):
+    """The kernel's filter knows libssl, libcrypto and libgnutls; a rule for another library holds for what it sees."""
+    script = "import ctypes, sys; ctypes.CDLL('libnss3.so'); print('ready', flush=True); sys.stdin.read()"
+    with watch(log.rule(r"/libnss3\.so")) as watcher, running(sys.executable, "-c", script) as process:
+        process.says("ready")
+        watcher.attach_pid(process.pid)
+        assert {path.rpartition("/")[2] for path in traced(watcher)} == {"libnss3.so"}
+
+
+def test_curl_and_a_static_program(watch, log, room):
+    with socket.create_server(("127.0.0.1", 0)) as server, watch(log.rule(r"/libssl\.so")) as watcher:
+        url = f"https://127.0.0.1:{server.getsockname()[1]}"
+        with running("curl", "-s", url) as curl, running(static_program(room / "static")) as static:
+            wait_for(lambda: curl.pid in watcher.registry.registered_processes())
+            with pytest.raises(NoRuleMatchedError):
+                watcher.attach_pid(static.pid)
+            assert static.pid not in watcher.registry.registered_processes()
+            curl.kill()
+            wait_for(lambda: curl.pid not in watcher.registry.registered_processes())
+
+
+def test_where_no_program_can_be_loaded_running_processes_and_ends_are_seen(watch, log, room, tmp_path, caplog):
+    path = libraries.library(room, "libssl.so.3")
+    with holding(path) as process, watch(log.rule(TLS), settings=BpfSettings(tmp_path)) as watcher:
+        assert watcher.program is None
+        assert "opens are not seen" in caplog.text
+        wait_for(lambda: pids(watcher, path) == {process.pid})
+        with holding(path) as second:
+            watcher.attach_pid(second.pid)
+            assert pids(watcher, path) == {process.pid, second.pid}
+        process.kill()
+        wait_for(lambda: log.epochs(path) == (1, 1))
+
+
+def test_rules_are_replaced_while_it_runs(watch, log, room):
+    one, two = libraries.library(room, "libssl.so.1"), libraries.library(room, "libcrypto.so.2")
+    other = Log()
+    with watch(log.rule(r"/libssl\.so")) as watcher, holding(one, two) as process:
+        wait_for(lambda: pids(watcher, one) == {process.pid})
+        watcher.set_rules([log.rule(r"/libssl\.so"), other.rule(r"/libcrypto\.so")])
+        wait_for(lambda: other.epochs(two) == (1, 0))
+        assert log.epochs(one) == (1, 0)
+        watcher.set_rules([other.rule(TLS)])
+        wait_for(lambda: other.epochs(one) == (1, 0))
+        assert (log.epochs(one), other.epochs(two)) == ((1, 1), (1, 0))
+        with holding(one) as second:
+            wait_for(lambda: pids(watcher, one) == {process.pid, second.pid})
+
+
+def test_a_burst_is_counted_whole(watch, log, room, metrics):
+    """Five thousand opens by another process; a hundred thousand are a benchmark."""
+    path = libraries.library(room, "libssl.so.3")
+    number = 5000
+    script = "import os, sys\nfor _ in range(int(sys.argv[2])): os.close(os.open(sys.argv[1], os.O_RDONLY))"
+    with watch(log.rule(re.escape(str(path)))) as watcher:
+        subprocess.run([sys.executable, "-I", "-S", "-c", script, path, str(number)], check=True)
+        wait_for(lambda: counted(metrics)["matches"] >= number)
+        assert counted(metrics)["matches"] == number
+        assert watcher.program.counters().lost == 0
+        wait_for(lambda: not pids(watcher, path))
+
+
+@pytest.mark.parametrize("ringbuf", [pytest.param(True, marks=pytest.mark.requires("ringbuf")), False])
+def test_what_the_kernel_lost_is_counted_and_looked_for(watch, log, room, metrics, monkeypatch, bpf_dir, ringbuf):
+    monkeypatch.setattr(program, "RING_BYTES", 4096)
+    monkeypatch.setattr(program, "PERF_PAGES", 1)
+    gate = threading.Event()
+    read = event_program.EventProgram.records
+    monkeypatch.setattr(
+        event_program.EventProgram, "records", lambda self, seconds=0.1: gate.wait(60) and read(self, seconds)
+    )
+    path = libraries.library(room, "libssl.so.3")
+    noise = libraries.library(room, "libssl.so.4")
+    settings = BpfSettings(bpf_dir, enable_ringbuffers=ringbuf)
+    try:
+        with watch(log.rule(TLS), settings=settings) as watcher:
+            for _ in range(80):
+                libraries.open_(os.fsencode(noise))
+            with holding(path) as process:
+                wait_for(lambda: pids(watcher, path) == {process.pid})
+                gate.set()
+                assert counted(metrics)["lost"] > 0
+    finally:
+        gate.set()
+
+
+def test_a_path_with_a_newline(watch, log, room):
+    path = libraries.library(room, "libssl.so.\n3")
+    with holding(path) as first, watch(log.rule(TLS)) as watcher:
+        wait_for(lambda: pids(watcher, path) == {first.pid})
+        with holding(path) as second:
+            wait_for(lambda: pids(watcher, path) == {first.pid, second.pid})
+
+
+def test_a_callback_that_hangs_holds_up_neither_others_nor_the_end(watch, watcher_of, log, room, monkeypatch):
+    monkeypatch.setattr("harness.watcher.watcher._PATIENCE", 0.2)
+    hangs, go_on, left = threading.Event(), threading.Event(), []
+
+    def hang(file):
+        hangs.set()
+        go_on.wait(60)
+
+    slow, quick = libraries.library(room, "libssl.so.1"), libraries.library(room, "libcrypto.so.1")
+    watcher = watcher_of((re.escape(str(slow)), hang, left.append), log.rule(re.escape(str(quick))))
+    with holding(slow, quick) as process:
+        watcher.start()
+        assert hangs.wait(60)
+        wait_for(lambda: pids(watcher, quick) == {process.pid})
+        watcher.stop()
+        assert log.epochs(quick) == (1, 1)
+        assert left == []
+        go_on.set()
+        wait_for(lambda: len(left) == 1 and watcher.registry.in_flight == 0)
+
+
+def test_a_callback_may_end_the_watcher(watcher_of, monitor, room):
+    path = libraries.library(room, "libssl.so.3")
+    ended, left = threading.Event(), []
+
+    def end(file):
+        watcher.stop()
+        ended.set()
+
+    watcher = watcher_of((re.escape(str(path)), end, left.append))
+    with holding(path):
+        watcher.start()
+        assert ended.wait(60)
+    wait_for(lambda: len(left) == 1 and watcher.registry.in_flight == 0)
+    assert monitor.users == 0
+
+
+def test_stop_without_start_and_start_after_stop(watcher_of, monitor):
+    watcher = watcher_of()
+    watcher.stop()
+    watcher.stop()
+    assert monitor.users == 0
+    with pytest.raises(Exception, match="stopped"):
+        watcher.start()
