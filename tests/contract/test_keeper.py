@@ -68,7 +68,7 @@ def test_a_guest_is_lent_again_with_what_was_done_to_it(project, tmp_path):
     with guest(tmp_path, made=made) as (vm, link):
         assert vm.pid == pid
         assert output(link, "cat", "/tmp/mark") == (b"mine\n", 0)
-        assert link.artifacts(tmp_path / "artifacts") == []
+        assert link.artifacts(tmp_path / "artifacts") == ([], [])
         # The same kernel, wanted by two at once: nobody shares.
         with guest(tmp_path, made=backend(project)) as (other, another):
             assert other.pid != pid
