@@ -11,7 +11,7 @@ import invoke
 from invoke import Collection, Context
 
 from kmt import doctor as examination
-from kmt.commands import checks, cleaning, guest, matrix, testing, watching
+from kmt.commands import checks, cleaning, guest, matrix, snapshots, testing, watching
 from kmt.commands.words import behind_dashes
 from kmt.errors import KmtError
 
@@ -155,6 +155,29 @@ def doctor(_c: Context) -> int:
     return status
 
 
+@task(
+    iterable=["make", "drop"],
+    help={
+        "make": f"make them ahead; {KERNELS}",
+        "drop": "drop one by its key (the beginning is enough), those of a kernel, or all",
+        "verify": "hash every snapshot, memory too, and drop what is damaged",
+    },
+)
+def snapshot(_c: Context, make: Any = None, drop: Any = None, verify: bool = False) -> int:
+    """List the warm snapshots that guests start from; make, check, drop them."""
+    status = 0
+    if drop:
+        show(snapshots.drop(drop))
+    if make:
+        show(snapshots.make(ROOT, make))
+    if verify:
+        lines, status = snapshots.verify()
+        show(lines)
+    if not (make or drop or verify):
+        print(snapshots.listing())
+    return status
+
+
 @task(name="clean", help={"all": "the whole cache: kernels, images, objects"})
 def clean(_c: Context, all: bool = False) -> None:
     """Remove what older versions left in the cache and the logs of runs that are over."""
@@ -188,7 +211,7 @@ def lint(_c: Context) -> int:
 
 namespace = Collection(test, lint)
 engine = Collection("kmt")
-for each in (start, ls, fetch, image, build, shell, execute, status, stop, logs, doctor, clean, soak):
+for each in (start, ls, fetch, image, build, shell, execute, status, stop, logs, doctor, snapshot, clean, soak):
     engine.add_task(each)
 engine.add_task(kernel_test, name="test")
 namespace.add_collection(engine)
