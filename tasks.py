@@ -113,10 +113,13 @@ def build(_c: Context) -> None:
     show(matrix.compile_objects(ROOT))
 
 
-@task(positional=["kernel"], help={"kernel": "the kernel to boot", "backend": BACKEND, "accel": ACCEL})
-def shell(_c: Context, kernel: str, backend: str = "", accel: str = "") -> int:
+@task(
+    positional=["kernel"],
+    help={"kernel": "the kernel to boot", "backend": BACKEND, "accel": ACCEL, "gdb": "print how to attach a debugger"},
+)
+def shell(_c: Context, kernel: str, backend: str = "", accel: str = "", gdb: bool = False) -> int:
     """Boot one kernel and give an interactive console in it."""
-    return guest.shell(ROOT, kernel, backend=backend, accel=accel)
+    return guest.shell(ROOT, kernel, backend=backend, accel=accel, gdb=gdb)
 
 
 @task(name="exec", positional=["kernel"], help={"kernel": "the kernel to boot", "backend": BACKEND, "accel": ACCEL})

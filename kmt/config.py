@@ -56,6 +56,8 @@ class Config:
     """Seconds a kernel may take from power-on to its last test with hardware virtualisation; scaled without."""
     jobs: int = 0
     """Processors for guests at once, most guests having one; 0: as many as this process may use."""
+    dump: bool = False
+    """Keep the memory and registers of guests that panic or hang, as ELF cores beside their consoles."""
     memory: int = 1024
     """MiB a guest."""
     memory_limit: int = 0

@@ -66,6 +66,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="what one guest may take with hardware virtualisation; scaled under emulation (default: 600)",
     )
     group.addoption(
+        "--kernel-dump",
+        action="store_true",
+        help="keep memory and registers of guests that panic or hang, as cores that drgn and crash open",
+    )
+    group.addoption(
         "--kernel-keep",
         type=float,
         metavar="MINUTES",

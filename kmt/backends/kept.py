@@ -63,14 +63,14 @@ class KeptBackend:
     """Leases from ``keeper`` what ``inner`` would launch; see ``kmt.backends.base.Backend``."""
 
     def __init__(self, inner: Backend, keeper: Seen, accelerator: str) -> None:
-        self._inner, self._keeper, self._accelerator = inner, keeper, accelerator
+        self.inner, self._keeper, self._accelerator = inner, keeper, accelerator
         self.name, self.simulated, self.shares_files = inner.name, inner.simulated, inner.shares_files
 
     @property
     def notice(self) -> str:
         """The inner backend's, and that guests stay."""
         stay = f"guests stay with run {self._keeper.record.id}; {task('stop')} {self._keeper.record.id} ends them"
-        return "; ".join(filter(None, (self._inner.notice, stay)))
+        return "; ".join(filter(None, (self.inner.notice, stay)))
 
     @property
     def pristine(self) -> Backend | None:
@@ -80,28 +80,28 @@ class KeptBackend:
     @property
     def deadline_factor(self) -> float:
         """The inner backend's."""
-        return self._inner.deadline_factor
+        return self.inner.deadline_factor
 
     def prepare(self, kernel: Kernel, machine: Machine) -> None:
         """As the inner backend does: what is missing is made here, where people see the progress."""
-        self._inner.prepare(kernel, machine)
+        self.inner.prepare(kernel, machine)
 
     def command_line(self, kernel: Kernel, machine: Machine, run_dir: Path) -> list[str]:
         """The inner backend's."""
-        return self._inner.command_line(kernel, machine, run_dir)
+        return self.inner.command_line(kernel, machine, run_dir)
 
     @property
     def checkpoints(self) -> bool:
         """The inner backend's: what is to be frozen is launched by it, not lent."""
-        return self._inner.checkpoints
+        return self.inner.checkpoints
 
     def checkpoint(self, vm: Vm, deadline: Deadline) -> Checkpoint:
         """The inner backend's."""
-        return self._inner.checkpoint(vm, deadline)
+        return self.inner.checkpoint(vm, deadline)
 
     def restore(self, checkpoint: Checkpoint, run_dir: Path, deadline: Deadline) -> AbstractContextManager[Vm]:
         """The inner backend's."""
-        return self._inner.restore(checkpoint, run_dir, deadline)
+        return self.inner.restore(checkpoint, run_dir, deadline)
 
     @contextmanager
     def launch(
@@ -109,7 +109,7 @@ class KeptBackend:
     ) -> Iterator[Vm]:
         """A kept guest, whose agent says HELLO anew; one of its own where it is to be frozen."""
         if checkpointable:
-            with self._inner.launch(kernel, machine, run_dir, deadline, checkpointable=True) as vm:
+            with self.inner.launch(kernel, machine, run_dir, deadline, checkpointable=True) as vm:
                 yield vm
             return
         with client.lease(self._keeper, kernel, machine, self._accelerator) as leased:

@@ -14,6 +14,7 @@ from pathlib import Path
 from kmt.backends import qemu_args, qemu_program, qemu_snapshots
 from kmt.backends.base import Checkpoint, Machine, Vm
 from kmt.backends.qemu_args import Memory
+from kmt.backends.qemu_dump import kept_for_forensics
 from kmt.backends.qemu_vm import QemuVm, running
 from kmt.boot import accel, disks
 from kmt.config import Config
@@ -98,9 +99,9 @@ class QemuBackend:
         accelerator = accel.expected(qemu_program.find(), self._wanted)
         return self._command(kernel, machine, accelerator, channel=3, monitor=4)
 
-    def shell_command(self, kernel: Kernel, machine: Machine) -> list[str]:
+    def shell_command(self, kernel: Kernel, machine: Machine, gdb: Path | None = None) -> list[str]:
         """The same machine with a root shell on its console instead of the agent, for a terminal."""
-        return self._command(kernel, machine, self.accelerator(kernel), channel=None)
+        return self._command(kernel, machine, self.accelerator(kernel), channel=None, gdb=gdb)
 
     def _command(
         self,
@@ -111,6 +112,7 @@ class QemuBackend:
         channel: int | None,
         monitor: int | None = None,
         memory: Memory | None = None,
+        gdb: Path | None = None,
     ) -> list[str]:
         lsm = None
         if kernel.config is not None:
@@ -118,7 +120,8 @@ class QemuBackend:
         files, qemu = self.files(kernel, machine), qemu_program.find()
         wires = {"channel": channel, "monitor": monitor}
         return qemu_args.command(
-            qemu, files, machine, accelerator, name=kernel.name, lsm=lsm, memory=memory, **wires
+            qemu, files, machine, accelerator, name=kernel.name, lsm=lsm, memory=memory, dump=self._config.dump,
+            gdb=gdb, **wires
         )  # fmt: skip
 
     @contextmanager
@@ -134,7 +137,12 @@ class QemuBackend:
         inherited = [memory.descriptor] if memory else []
         with running(command, run_dir, accelerator, deadline, (kernel, machine), inherited=inherited) as vm:
             try:
-                yield vm
+                if self._config.dump:
+                    vm.panic_grace = 1.0
+                    with kept_for_forensics(vm, run_dir):
+                        yield vm
+                else:
+                    yield vm
             finally:
                 if accelerator == "kvm" and vm.mute:
                     accel.forget(qemu_program.find())

@@ -60,16 +60,19 @@ def command(
     channel: int | None,
     monitor: int | None = None,
     memory: Memory | None = None,
+    dump: bool = False,
+    gdb: Path | None = None,
 ) -> list[str]:
     """The whole command line.
 
     The console is QEMU's standard output (and input). ``channel`` and ``monitor`` are open descriptors, inherited by
     QEMU, of connected stream sockets to the agent and for QMP: no path on disk, nothing to clean up, nobody else can
-    connect. Without a channel the guest gives a root shell on its console instead of the agent.
+    connect. Without a channel the guest gives a root shell on its console instead of the agent. With ``dump`` a
+    kernel that panics stays, so that its memory can be read; ``gdb`` is a socket for a debugger to connect to.
     """
     options = [
         HEADLESS,
-        ENDS_ON_PANIC,
+        STAYS_ON_PANIC if dump else ENDS_ON_PANIC,
         CONSOLE,
         _processor(accelerator, machine.cpus),
         _memory(machine.memory_mib, memory),
@@ -78,6 +81,7 @@ def command(
         _disk("kmt-root", files.root),
         _disk("kmt-kernel", files.kernel),
         _disk("kmt-compiler", files.compiler if machine.compiler else None),
+        Option(("-gdb", f"unix:{_escaped(gdb)},server=on,wait=off")) if gdb else Option(),
         _agent(channel) if channel is not None else Option(words=("kmt.shell=1",)),
         Option(words=("quiet", "nokaslr", "rcupdate.rcu_expedited=1", *_lsm(lsm), f"kmt.kernel={_plain(name)}")),
     ]
@@ -110,6 +114,8 @@ HEADLESS = Option(
 """No device but those asked for: no network card, no keyboard to probe."""
 ENDS_ON_PANIC = Option(("-no-reboot",), ("panic=-1", "oops=panic"))
 """The kernel reboots at once when it panics, and QEMU ends where the guest reboots."""
+STAYS_ON_PANIC = Option(("-no-reboot", "-device", "vmcoreinfo"), ("panic=0", "oops=panic", "kmt.dump=1"))
+"""The kernel stands still when it panics; its own description of itself is in what is dumped of it."""
 CONSOLE = Option(
     ("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"), ("console=ttyS0", "printk.time=1")
 )

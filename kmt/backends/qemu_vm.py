@@ -43,6 +43,8 @@ class QemuVm:
         self.console = watch.path
         self.pid = process.pid
         self.restored = False
+        self.panic_grace = PANIC_GRACE
+        """Seconds after a panic in which its process may end by itself."""
         self.monitor = monitor
         self.kernel, self.machine = made_of
         self.own_ram: IO[bytes] | None = None
@@ -55,7 +57,7 @@ class QemuVm:
         """None while it runs; else why it does not."""
         status = self._process.poll()
         seen = self._watch.panicked_at
-        if status is None and (seen is None or time.monotonic() - seen < PANIC_GRACE):
+        if status is None and (seen is None or time.monotonic() - seen < self.panic_grace):
             return None
         if status is not None:
             self._watch.join(2.0)

@@ -108,18 +108,21 @@ def _pass_input_on(link: Link) -> None:
         link.send(Kind.INPUT)
 
 
-def shell(root: Path, kernel: str, *, backend: str = "", accel: str = "") -> int:
-    """Boot that kernel and connect its console, a root shell with the project in it, to our terminal; 0."""
+def shell(root: Path, kernel: str, *, backend: str = "", accel: str = "", gdb: bool = False) -> int:
+    """Boot that kernel and connect its console, a root shell with the project in it, to our terminal; 0.
+
+    With ``gdb`` it says how to attach a debugger to the kernel, which is then never a kept one.
+    """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise ConfigError("kmt.shell needs a terminal", hint="without one: ./inv kmt.exec KERNEL -- COMMAND")
     chosen = choose(root, kernel, backend, accel)
-    if isinstance(chosen.backend, KeptBackend):
+    if isinstance(chosen.backend, KeptBackend) and not gdb:
         with runs.start([chosen.name], sys.argv) as run, booted(chosen, run) as link:
             print(f"{chosen.kernel.release}, kept: {LEAVE} leaves, so does the end of the shell", flush=True)
             terminal.attach(link, ["bash", "-i"], cwd=str(root), env=environment(chosen.settings.env))
             run.finish(0)
         return 0
-    command = getattr(chosen.backend, "shell_command", None)
+    command = getattr(getattr(chosen.backend, "inner", chosen.backend), "shell_command", None)
     if command is None:
         raise ConfigError(f"the backend {chosen.backend.name!r} has no console", hint="try --backend=qemu")
     with runs.start([chosen.name], sys.argv) as run:
@@ -127,20 +130,33 @@ def shell(root: Path, kernel: str, *, backend: str = "", accel: str = "") -> int
         project = directory / "project.tar"
         with project.open("wb") as file:
             write_tar(survey(root, chosen.settings.file_limit), file)
+        debugger = _debugger(directory) if gdb else None
         columns, lines = os.get_terminal_size(sys.stdout.fileno())
-        console = proc.terminal([*command(chosen.kernel, chosen.machine), *_disk(project)], size=(lines, columns))
+        console = proc.terminal(
+            [*command(chosen.kernel, chosen.machine, debugger), *_disk(project)], size=(lines, columns)
+        )
         try:
             run.update(chosen.name, phase="booting", console=directory / "console", vm_pid=console.pid)
             _boot(console, chosen, directory)
             _move_in(console, root, lines, columns)
             run.update(chosen.name, phase="ready")
             print(f"{chosen.kernel.release}: {LEAVE} leaves, so does the end of the shell", flush=True)
+            if debugger:
+                print(f"kernel debugger: gdb -ex 'target remote {debugger}'  (docs/crashes.md)\r", flush=True)
             console.interact()
         finally:
             console.close(force=True)
             project.unlink()
         run.finish(0)
     return 0
+
+
+def _debugger(directory: Path) -> Path:
+    """Where QEMU will wait for gdb. ConfigError where the path is longer than a socket's may be (unix(7))."""
+    path = directory / "gdb"
+    if len(os.fsencode(path)) > 107:
+        raise ConfigError(f"{path} is too long for a socket", hint="set KMT_CACHE to a shorter path")
+    return path
 
 
 def _disk(file: Path) -> list[str]:

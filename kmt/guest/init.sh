@@ -42,6 +42,9 @@ set_to kernel/yama/ptrace_scope 0
 set_to kernel/unprivileged_bpf_disabled 0
 set_to kernel/sysrq 1
 ip link set lo up
+if [ "$(word dump)" = 1 ]; then # gives QEMU the kernel's VMCOREINFO
+	try /usr/sbin/modprobe qemu_fw_cfg
+fi
 ulimit -l unlimited
 ulimit -c unlimited
 ulimit -n 65536

@@ -55,6 +55,8 @@ def settings(pytest_config: pytest.Config) -> config.Config:
         config.check(key, word)
     if snapshots := pytest_config.getoption("--kernel-snapshots"):
         changes["snapshots"] = snapshots == "on"
+    if pytest_config.getoption("--kernel-dump"):
+        changes["dump"] = True
     return replace(said, **changes)
 
 
