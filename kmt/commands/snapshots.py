@@ -13,6 +13,7 @@ from kmt.backends.base import Machine
 from kmt.commands.matrix import rows
 from kmt.commands.shown import bars, shown
 from kmt.errors import ConfigError, SnapshotError
+from kmt.hints import task
 from kmt.snapshot import store
 
 KEY_SHOWN = 12
@@ -79,5 +80,5 @@ def _meant(word: str) -> list[store.Entry]:
     meant = known if word == "all" else [e for e in known if e.record.kernel == word]
     meant = meant or [e for e in known if len(word) >= 4 and e.key.startswith(word)]
     if not meant and word != "all":
-        raise ConfigError(f"no snapshot is {word!r}", hint="./inv kmt.snapshot lists them")
+        raise ConfigError(f"no snapshot is {word!r}", hint=f"{task('snapshot')} lists them")
     return meant
