@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from kmt import doctor
-from kmt.commands import cleaning, guest, matrix, watching
+from kmt.commands import cleaning, guest, matrix, snapshots, watching
 from kmt.errors import KmtError
 
 
@@ -31,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
         each.add_argument("kernel")
     execute.add_argument("command", nargs="+")
     tasks.add_parser("status", help="the runs that go on in any terminal, and the last ones")
+    tasks.add_parser("snapshot", help="the warm snapshots that guests start from")
     stopping = tasks.add_parser("stop", help="stop runs: once to ask, twice to end them")
     stopping.add_argument("run", nargs="?", default="", help="its id or the beginning of it (default: all)")
     cleaner = tasks.add_parser("clean", help="remove what older versions and runs that are over left in the cache")
@@ -51,6 +52,8 @@ def perform(said: argparse.Namespace, root: Path) -> tuple[Iterable[str], int]:
         return [], guest.shell(root, said.kernel)
     if said.task == "exec":
         return [], guest.execute(root, said.kernel, said.command)
+    if said.task == "snapshot":
+        return [snapshots.listing()], 0
     if said.task == "status":
         return [watching.status()], 0
     if said.task == "stop":
