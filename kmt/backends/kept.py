@@ -75,7 +75,7 @@ class KeptBackend:
     @property
     def pristine(self) -> Backend | None:
         """The inner backend's: kept guests remember their tests."""
-        return self._inner.pristine
+        return self.inner.pristine
 
     @property
     def deadline_factor(self) -> float:
