@@ -206,13 +206,19 @@ def soak(_c: Context, kernels: Any = None, boots: int = 200, rounds: int = 100) 
     return testing.soak(ROOT, kernels, boots=boots, rounds=rounds)
 
 
+@task(help={"pairs": "rounds of all measures"})
+def bench(_c: Context, pairs: int = 9) -> int:
+    """How fast it is, against virtme-ng on the same kernel; and what more kernels and guests cost."""
+    return testing.bench(ROOT, pairs=pairs)
+
+
 @task
 def lint(_c: Context) -> int:
     """Style, format and types."""
     return checks.lint(ROOT)
 
 
-namespace = Collection(test, lint)
+namespace = Collection(test, lint, bench)
 engine = Collection("kmt")
 for each in (start, ls, fetch, image, build, shell, execute, status, stop, logs, doctor, snapshot, clean, soak):
     engine.add_task(each)

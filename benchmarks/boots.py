@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from kmt import archive, backends, config, matrix
@@ -20,7 +21,7 @@ from kmt.deadline import Deadline
 from kmt.errors import KmtError
 from kmt.run.link import Link
 
-SETTINGS = config.load(Path(__file__).parents[1])
+SETTINGS = replace(config.load(Path(__file__).parents[1]), snapshots=False)
 
 
 def boot(backend, kernel, directory, machine):

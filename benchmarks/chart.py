@@ -1,6 +1,7 @@
 """Bar charts of measured figures by rich: on the terminal, and as an SVG for the README."""
 
 import io
+import re
 
 from rich.bar import Bar
 from rich.console import Console
@@ -28,4 +29,5 @@ def save(drawing, path, title):
     """Write it as an SVG."""
     console = Console(record=True, width=90, file=io.StringIO(), force_terminal=True)
     console.print(drawing)
-    console.save_svg(str(path), title=title)
+    drawn = console.export_svg(title=title)
+    path.write_text(re.sub(r"@font-face \{[^}]*\}", "", drawn))  # it would fetch fonts from somewhere

@@ -95,6 +95,15 @@ def soak(root: Path, kernels: Sequence[str], *, boots: int, rounds: int) -> int:
     return merged(booted, _child(command(root, chosen, live=True), root, {"KMT_ROUNDS": str(rounds)}))
 
 
+def bench(root: Path, *, pairs: int) -> int:
+    """Measure against virtme-ng, and what more kernels and guests cost; figures and chart to ``benchmarks/results``."""
+    results = root / "benchmarks" / "results"
+    results.mkdir(exist_ok=True)
+    files = [f"--{kind}={results / f'instant.{kind}'}" for kind in ("json", "svg")]
+    status = _child([sys.executable, "benchmarks/instant.py", f"--pairs={pairs}", *files], root)
+    return status or _child([sys.executable, "benchmarks/scale.py", f"--json={results / 'scale.json'}"], root)
+
+
 def merged(first: int, second: int) -> int:
     """One status for two pytest runs: 1 (a failed test) before all others, 5 (no tests) only when both say so."""
     both = {first, second}
