@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 from test_registry import RegistryMachine
 from test_registry_core import CoreMachine
-from test_watcher import WatcherMachine
+from test_watcher_machine import WatcherMachine
 
 from harness.watcher import registry_core
 from harness.watcher.blocklist import Blocklist
