@@ -17,7 +17,6 @@ from kmt.config import WORDS, load
 from kmt.errors import KmtError
 from kmt.guest.plugin import SharedPlugin
 from kmt.hints import task
-from kmt.plugin.session import MatrixPlugin
 
 IN_GUEST = "KMT_GUEST"
 
@@ -105,6 +104,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if not asked:
         return
     _refuse(config)
+    from kmt.plugin.session import MatrixPlugin  # sessions without kernels do not wait for what it needs
+
     # A shell starts background jobs with SIGINT ignored; kmt.stop has to reach them all the same.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -21,7 +21,7 @@ from kmt.config import Config
 from kmt.deadline import Deadline
 from kmt.errors import KmtError, NoPlaceError, SnapshotError
 from kmt.kernel import Kernel
-from kmt.roots import compiler, image, rootfs
+from kmt.roots import image, rootfs
 from kmt.snapshot import ram, store
 
 Progress = Callable[[str, int, int], None]
@@ -85,8 +85,13 @@ class QemuBackend:
             initramfs=disks.initramfs(own.base),
             root=image.ensure(self._config, self._progress),
             kernel=own.disk,
-            compiler=compiler.disk(self._progress) if machine.compiler else None,
+            compiler=self._compiler() if machine.compiler else None,
         )
+
+    def _compiler(self) -> Path:
+        from kmt.roots import compiler  # it needs what most guests do not
+
+        return compiler.disk(self._progress)
 
     def prepare(self, kernel: Kernel, machine: Machine) -> None:
         """Make image, disks, initramfs and warm snapshot, and choose the accelerator, where no earlier run has."""

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from kmt.backends.base import Machine
-from kmt.plugin.collect import Found
 from kmt.run.spread import Need
+
+if TYPE_CHECKING:
+    from kmt.plugin.collect import Found
 
 
 def with_kernel(name: str, kernel: str) -> str:

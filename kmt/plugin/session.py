@@ -15,21 +15,17 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from kmt import backends, config, matrix, runs
 from kmt.backends.base import Backend, Machine
-from kmt.backends.kept import kept
 from kmt.errors import ConfigError, KmtError
 from kmt.hints import task
-from kmt.plugin.collect import GuestCollector
 from kmt.plugin.items import KernelItem, adopt, expand, runs_in_guests
 from kmt.plugin.options import coverage, take_coverage, travelling_options
 from kmt.plugin.replay import HostSession
-from kmt.report import json as json_report
-from kmt.report import junit, summary
 from kmt.results import KernelResult, Outcome, exit_status
 from kmt.run import durations
 from kmt.run.budget import Budget, budget
@@ -38,6 +34,9 @@ from kmt.run.guest import Plan, environment
 from kmt.run.pool import Running
 from kmt.run.shared import Job
 from kmt.run.spread import Need, guests_each, units
+
+if TYPE_CHECKING:
+    from kmt.plugin.collect import GuestCollector
 
 HOST = "host"
 """The word for this machine's own kernel, and the backend that runs it."""
@@ -133,6 +132,8 @@ class MatrixPlugin:
             try:
                 if self._collector is None:
                     row = self._rows[0]
+                    from kmt.plugin.collect import GuestCollector
+
                     self._collector = GuestCollector(
                         row, self._backend(row), self._config, self._plan(), self._registered()
                     )
@@ -231,7 +232,11 @@ class MatrixPlugin:
             accel = self._pytest.getoption("--kernel-accel")
             made = backends.get(name, config=self._config, accel=accel, progress=self._notice)
             minutes = self._pytest.getoption("--kernel-keep")
-            self._backends[name] = made if minutes is None or name == HOST else kept(made, self._config, accel, minutes)
+            if minutes is not None and name != HOST:
+                from kmt.backends.kept import kept
+
+                made = kept(made, self._config, accel, minutes)
+            self._backends[name] = made
         return self._backends[name]
 
     def _notice(self, label: str, done: int, total: int) -> None:
@@ -277,6 +282,8 @@ class MatrixPlugin:
             return
         seconds = monotonic() - self._begin
         try:
+            from kmt.report import json as json_report
+
             json_report.write(Path(target), self.results, exit_status=status, seconds=seconds, started=self._started)
         except ConfigError as error:
             raise pytest.UsageError(f"kmt: {error}") from None
@@ -285,6 +292,8 @@ class MatrixPlugin:
         """What people should know of how it ran, then the table."""
         for notice in {b.notice: None for b in self._backends.values() if b.notice}:
             terminalreporter.write_line(f"kmt: {notice}", yellow=True)
+        from kmt.report import summary  # rich takes its time, which guests would have had to wait for
+
         summary.write(terminalreporter, self.results, self._config.columns)
 
     @pytest.hookimpl(trylast=True)
@@ -292,6 +301,8 @@ class MatrixPlugin:
         """Complete the JUnit file that pytest has written by now."""
         target = self._pytest.getoption("xmlpath", default=None)
         if target and self.results:
+            from kmt.report import junit
+
             junit.complete(Path(target), self.results, strict=self._strict)
 
 

@@ -10,6 +10,7 @@ What the image has for the guest's init: the empty mount points ``MOUNT_POINTS``
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -70,8 +71,13 @@ def key(recipe: Recipe, packages: Sequence[str], pins: Sequence[str]) -> str:
 
 def wanted_python(config: Config, recipe: Recipe) -> list[str]:
     """The exact Python requirements of a project's guests, from what this environment has installed."""
-    wanted = [name for name in requirements.ALWAYS if _installed(name)] + list(config.requirements)
-    return requirements.pinned(wanted, _installed, requirements.environment(recipe.python))
+    return list(_pins(config.requirements, recipe.python))
+
+
+@functools.cache  # a run asks several times a guest, and no package comes or goes meanwhile
+def _pins(wanted: tuple[str, ...], python: str) -> tuple[str, ...]:
+    always = [name for name in requirements.ALWAYS if _installed(name)]
+    return tuple(requirements.pinned([*always, *wanted], _installed, requirements.environment(python)))
 
 
 def pip_command(target: Path, python: str, pins: Sequence[str]) -> list[str]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kmt import archive
 from kmt.backends.base import Backend
 from kmt.config import Config
 from kmt.errors import KmtError
@@ -23,6 +22,7 @@ from kmt.run.tree import Tree, survey
 from kmt.runs import Run
 
 if TYPE_CHECKING:
+    from kmt import archive
     from kmt.build import BuiltTree
 
 
@@ -97,4 +97,6 @@ def fetch(row: Row, backend: Backend, config: Config, progress: archive.Progress
     """The row's kernel; for backends that share this machine's files it is the running one: nothing to fetch."""
     if backend.shares_files:
         return Kernel(row.name, platform.release(), Path("/"), None, None, (), None, digest="", origin="this machine")
+    from kmt import archive
+
     return archive.prepare(row, config=config, progress=progress)

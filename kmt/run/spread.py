@@ -7,7 +7,6 @@ to the guest that has the least so far), so no guest has more than its even shar
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -75,7 +74,7 @@ def units(
 def parts(ids: Sequence[str], *, by: str, guests: int, seconds: Mapping[str, float]) -> list[tuple[str, ...]]:
     """The tests of one machine in at most ``guests`` parts, none of them empty; as many as are worth a guest."""
     known = [seconds[i] for i in ids if i in seconds]
-    usual = statistics.median(known) if known else UNKNOWN
+    usual = sorted(known)[len(known) // 2] if known else UNKNOWN
     piece_of = {nodeid: {"module": module_of(nodeid), "test": nodeid}.get(by, "") for nodeid in ids}
     weights: dict[str, float] = {}
     for nodeid, piece in piece_of.items():
