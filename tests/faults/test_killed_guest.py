@@ -85,6 +85,32 @@ def test_a_panic_is_its_kernels_alone(project):
     assert qemus(project) == []
 
 
+def test_x_stops_the_other_kernels_at_once_and_loses_none(project):
+    write(
+        project,
+        """
+        import time
+        def test_passes(): pass
+        def test_fails_on_one(kernel):
+            if kernel.name == "7.3":
+                time.sleep(100000)
+            assert kernel.name != "6.1"
+        def test_after(): pass
+        """,
+    )
+    words = ("--kernel", "6.1,7.3", "--kernel-jobs=2", "--kernel-json=out.json", "--junitxml=out.xml")
+    done = pytest_in(project, "-x", *words)
+    assert done.returncode == 1, done.stdout[-3000:]
+    failed, stopped = json.loads((project / "out.json").read_text())["kernels"]
+    assert (failed["outcome"], failed["counts"]["failed"], failed["not_run"]) == ("failed", 1, 1)
+    assert stopped["outcome"] == "stopped"
+    assert stopped["not_run"] == 3 - stopped["counts"]["passed"]
+    assert f"7.3: stopped: the run was stopped; tests that did not run: {stopped['not_run']}" in done.stdout
+    assert "lost" not in done.stdout
+    assert ElementTree.parse(project / "out.xml").find("testsuite").get("errors") == "0"
+    assert qemus(project) == []
+
+
 def test_two_runs_at_once_do_not_meet(project):
     write(project, "def test_alone(kernel): assert kernel.name == '6.1'\n")
     words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--kernel", "6.1"]

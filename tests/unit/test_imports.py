@@ -1,4 +1,4 @@
-"""What a session has to wait for before its first test: modules that are imported, counted in a process of their own."""
+"""What a session waits for before its first test: modules that are imported, seen in a process of their own."""
 
 import json
 import subprocess
