@@ -6,7 +6,7 @@ answers: True, False, and None for "could not tell", which is never treated as F
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +22,10 @@ class Feature(StrEnum):
     """Maps of type BPF_MAP_TYPE_RINGBUF."""
     FENTRY = "fentry"
     """Programs on the entry and exit of kernel functions (BPF trampoline)."""
+    KPROBE_MULTI = "kprobe_multi"
+    """Programs on many kernel functions at once."""
+    UPROBE_MULTI = "uprobe_multi"
+    """Programs on many functions of a file at once."""
     OPENAT2 = "openat2"
     """The system call."""
 
@@ -141,6 +145,14 @@ class LoadedObject(Protocol):
 
         ``offset`` is the function's place in the file, in bytes. As many places as one likes.
         """
+        ...
+
+    def attach_kprobes(self, program: str, functions: Sequence[str]) -> Attachment:
+        """Attach a program of section ``kprobe.multi`` or ``kretprobe.multi`` to all these kernel functions at once."""
+        ...
+
+    def attach_uprobes(self, program: str, file: str, offsets: Sequence[int]) -> Attachment:
+        """Attach a program of section ``uprobe.multi`` or ``uretprobe.multi`` to all these functions of ``file``."""
         ...
 
     def buffer(self, name: str, pages: int = 64) -> EventBuffer:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ctypes as c
 import functools
+import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from harness.errors import LibraryError
@@ -46,6 +47,33 @@ class UprobeOptions(c.Structure):
         ("sz", c.c_size_t),
         ("ref_ctr_offset", c.c_size_t),
         ("bpf_cookie", c.c_uint64),
+        ("retprobe", c.c_bool),
+    )
+
+
+class KprobeMultiOptions(c.Structure):
+    """``struct bpf_kprobe_multi_opts`` up to the field that we set."""
+
+    _fields_ = (
+        ("sz", c.c_size_t),
+        ("syms", Pointer),
+        ("addrs", Pointer),
+        ("cookies", Pointer),
+        ("cnt", c.c_size_t),
+        ("retprobe", c.c_bool),
+    )
+
+
+class UprobeMultiOptions(c.Structure):
+    """``struct bpf_uprobe_multi_opts`` up to the field that we set."""
+
+    _fields_ = (
+        ("sz", c.c_size_t),
+        ("syms", Pointer),
+        ("offsets", Pointer),
+        ("ref_ctr_offsets", Pointer),
+        ("cookies", Pointer),
+        ("cnt", c.c_size_t),
         ("retprobe", c.c_bool),
     )
 
@@ -112,7 +140,21 @@ _FUNCTIONS: dict[str, tuple[object, ...]] = {
     "ring_buffer__free": (None, Pointer),
 }
 
-_said: deque[str] = deque(maxlen=200)
+# Of libraries that are not too old; the rest works without.
+_OPTIONAL: dict[str, tuple[object, ...]] = {
+    "bpf_program__attach_kprobe_multi_opts": (Pointer, Pointer, c.c_char_p, Pointer),
+    "bpf_program__attach_uprobe_multi": (Pointer, Pointer, c.c_int, c.c_char_p, c.c_char_p, Pointer),
+}
+
+
+class _Said(threading.local):
+    """What libbpf printed; a thread hears what its own calls say."""
+
+    def __init__(self) -> None:
+        self.lines: deque[str] = deque(maxlen=200)
+
+
+_said = _Said()
 
 
 @functools.cache
@@ -136,15 +178,26 @@ def library() -> c.CDLL:
     return lib
 
 
+@functools.cache
+def optional(name: str) -> Callable[..., int | None]:
+    """A function of later libraries. LibraryError where this one has it not."""
+    try:
+        function: Callable[..., int | None] = getattr(library(), name)
+    except AttributeError:
+        raise LibraryError(f"{SONAME} has no {name}", hint="a later libbpf is needed") from None
+    function.restype, *function.argtypes = _OPTIONAL[name]  # type: ignore[attr-defined]
+    return function
+
+
 @contextmanager
 def hearing() -> Iterator[list[str]]:
-    """Gather the warnings that libbpf prints meanwhile (in the whole process: it has one printer)."""
-    _said.clear()
+    """Gather the warnings that libbpf prints meanwhile to this thread's calls."""
+    _said.lines.clear()
     heard: list[str] = []
     try:
         yield heard
     finally:
-        heard.extend(_said)
+        heard.extend(_said.lines)
 
 
 _vsnprintf = c.CDLL(None).vsnprintf
@@ -158,9 +211,9 @@ def _keep(level: int, template: bytes, arguments: int) -> int:
         if level == WARNING:
             text = c.create_string_buffer(8192)
             _vsnprintf(text, len(text), template, arguments)
-            _said.extend(text.value.decode(errors="replace").splitlines())
+            _said.lines.extend(text.value.decode(errors="replace").splitlines())
     except BaseException:
-        _said.append("a message of libbpf could not be read")
+        _said.lines.append("a message of libbpf could not be read")
     return 0
 
 

@@ -21,6 +21,12 @@ from harness.kernel_api import Feature, KernelApi, LoadOptions, Signature
 _TRACING = 26
 """BPF_PROG_TYPE_TRACING of ``enum bpf_prog_type`` (linux/bpf.h)."""
 
+# A kernel without fprobe has the first of these too, and answers EOPNOTSUPP.
+_SYMBOLS = {
+    Feature.KPROBE_MULTI: frozenset({"bpf_kprobe_multi_link_attach", "register_fprobe_ips"}),
+    Feature.UPROBE_MULTI: frozenset({"bpf_uprobe_multi_link_attach"}),
+}
+
 
 class LiveKernel:
     """This machine's kernel."""
@@ -52,6 +58,8 @@ class LiveKernel:
             if feature is Feature.FENTRY:
                 tracing = _answer(abi.library().libbpf_probe_bpf_prog_type(_TRACING, None))
                 return tracing and self._btf_file.exists()
+            if feature in _SYMBOLS:
+                return self.symbols(_SYMBOLS[feature]) == _SYMBOLS[feature]
             return self._has_openat2()
         except (HarnessError, OSError):
             return None

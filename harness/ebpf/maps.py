@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes as c
 import errno
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from harness.ebpf import abi
 from harness.errors import BpfError, ClosedError, SettingsError
@@ -19,63 +21,91 @@ _BATCH = 256
 
 
 class BpfMap:
-    """One map. It lives as long as its object: ``alive`` says whether that is still there."""
+    """One map. It lives as long as its object; from any thread, a call after that is a ClosedError.
 
-    def __init__(self, handle: int, alive: Callable[[], bool]) -> None:
-        lib = abi.library()
-        self.name: str = lib.bpf_map__name(handle).decode()
+    ``handle`` is libbpf's, for edits before the load; from then on only the descriptor is used, under a lock, so that
+    no call meets a descriptor that was closed and opened again as something else.
+    """
+
+    def __init__(self, handle: int) -> None:
         self.handle = handle
-        self._alive = alive
+        self.name: str = abi.library().bpf_map__name(handle).decode(errors="replace")
+        self._lock = threading.Lock()
+        self._fd: int | None = None
+        self.type = self._key_size = self._value_size = 0
 
-    @property
-    def type(self) -> int:
-        """Its number in ``enum bpf_map_type``."""
-        return int(abi.library().bpf_map__type(self._live()))
+    def made(self) -> None:
+        """It is in the kernel now, as it will stay."""
+        lib, cpus = abi.library(), int(abi.library().libbpf_num_possible_cpus())
+        self.type = int(lib.bpf_map__type(self.handle))
+        self._key_size, size = int(lib.bpf_map__key_size(self.handle)), int(lib.bpf_map__value_size(self.handle))
+        self._value_size = (size + 7) // 8 * 8 * cpus if self.type in _PER_CPU else size
+        self._fd = int(lib.bpf_map__fd(self.handle))
+
+    def close(self) -> None:
+        """Let no call begin any more, and wait for the one that is under way."""
+        with self._lock:
+            self._fd = None
 
     @property
     def fd(self) -> int:
-        """The descriptor, owned by libbpf."""
-        return int(abi.library().bpf_map__fd(self._live()))
+        """The descriptor, owned by libbpf: for who keeps the object from being closed."""
+        return self._live()
+
+    @contextmanager
+    def _using(self) -> Iterator[int]:
+        with self._lock:
+            yield self._live()
 
     def get(self, key: bytes) -> bytes | None:
         """The value, or None. Per-CPU maps give one value for each possible CPU, each padded to 8 bytes."""
-        value = c.create_string_buffer(self._value_size())
-        status = abi.library().bpf_map_lookup_elem(self.fd, self._key(key), value)
+        value = c.create_string_buffer(self._value_size)
+        with self._using() as fd:
+            status = abi.library().bpf_map_lookup_elem(fd, self._key(key), value)
         return value.raw if self._done("lookup in", status) else None
 
     def put(self, key: bytes, value: bytes) -> None:
         """Set it, whether or not it was there."""
-        if len(value) != self._value_size():
-            raise SettingsError(f"map {self.name} has values of {self._value_size()} bytes, not {len(value)}")
-        status = abi.library().bpf_map_update_elem(self.fd, self._key(key), value, 0)
+        with self._using() as fd:
+            if len(value) != self._value_size:
+                raise SettingsError(f"map {self.name} has values of {self._value_size} bytes, not {len(value)}")
+            status = abi.library().bpf_map_update_elem(fd, self._key(key), value, 0)
         if status:
             raise BpfError(f"update of map {self.name}", -status)
 
     def delete(self, key: bytes) -> bool:
         """Whether it was there."""
-        return self._done("delete from", abi.library().bpf_map_delete_elem(self.fd, self._key(key)))
+        with self._using() as fd:
+            status = abi.library().bpf_map_delete_elem(fd, self._key(key))
+        return self._done("delete from", status)
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """Every entry that is there from the first to the last step comes exactly once, whatever comes and goes."""
+        self._live()
         return self._buckets() if self.type in _HASHES else self._entries()
 
     def _entries(self) -> Iterator[tuple[bytes, bytes]]:
         """Key after key: an array's come in order. A hash begins again where the key we stand on has gone."""
-        following = c.create_string_buffer(abi.library().bpf_map__key_size(self._live()))
+        following = c.create_string_buffer(self._key_size)
         key: bytes | None = None
-        while self._done("walk of", abi.library().bpf_map_get_next_key(self.fd, key, following)):
+        while True:
+            with self._using() as fd:
+                status = abi.library().bpf_map_get_next_key(fd, key, following)
+            if not self._done("walk of", status):
+                return
             key = following.raw
             if (value := self.get(key)) is not None:
                 yield key, value
 
     def _buckets(self) -> Iterator[tuple[bytes, bytes]]:
         """Whole buckets of a hash, each as it was in one moment (5.6): a key's bucket never changes."""
-        key_size, value_size = int(abi.library().bpf_map__key_size(self._live())), self._value_size()
+        key_size, value_size = self._key_size, self._value_size
         place, following, room = None, c.create_string_buffer(max(4, key_size)), _BATCH
         while True:
             keys, values = c.create_string_buffer(room * key_size), c.create_string_buffer(room * value_size)
             count = c.c_uint32(room)
-            status = abi.library().bpf_map_lookup_batch(self.fd, place, following, keys, values, c.byref(count), None)
+            with self._using() as fd:
+                status = abi.library().bpf_map_lookup_batch(fd, place, following, keys, values, c.byref(count), None)
             if -status == errno.ENOSPC:
                 room *= 2  # for a bucket with more entries than that
                 continue
@@ -90,20 +120,14 @@ class BpfMap:
             place = following.raw
 
     def _live(self) -> int:
-        if not self._alive():
+        if self._fd is None:
             raise ClosedError(f"the object of map {self.name} is closed")
-        return self.handle
+        return self._fd
 
     def _key(self, key: bytes) -> bytes:
-        size = abi.library().bpf_map__key_size(self._live())
-        if len(key) != size:
-            raise SettingsError(f"map {self.name} has keys of {size} bytes, not {len(key)}")
+        if len(key) != self._key_size:
+            raise SettingsError(f"map {self.name} has keys of {self._key_size} bytes, not {len(key)}")
         return key
-
-    def _value_size(self) -> int:
-        lib = abi.library()
-        size = int(lib.bpf_map__value_size(self._live()))
-        return (size + 7) // 8 * 8 * int(lib.libbpf_num_possible_cpus()) if self.type in _PER_CPU else size
 
     def _done(self, verb: str, status: int) -> bool:
         if status and -status != errno.ENOENT:
