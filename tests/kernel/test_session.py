@@ -70,8 +70,9 @@ def _nothing_served(request):
         site.host.way = None
         for file in site.directory.published().files:
             site.remove(file)
-        # The next request says so, after the listeners have run.
-        until(lambda: not any(client.state.config_states for client in list(site.host.seen.values())))
+        version = site.directory.published().targets_version
+        # The request after the update says so, and before it the listeners have run.
+        until(lambda: {client.state.targets_version for client in list(site.host.seen.values())} == {version})
         assert session.live == session.settings.live
 
 
@@ -87,21 +88,14 @@ def push(site, path, content):
 
 def seen(session, exchange):
     """How many ends of the exchange the tracer told, once it has told of a later connection that it always sees."""
-    ends, marks = {exchange.client, exchange.server}, set()
-    found = set()
-    end = time.monotonic() + 120
-    mark = None
-    while True:
-        for conn in session.take_closed():
-            at = (conn.tuple.source, conn.tuple.sport)
-            found |= {at} & ends
-            marks.add(at)
-        if mark is not None and mark in marks:
-            return len(found)
-        if mark is None:
-            mark = v6_connection()
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    mark, told = v6_connection(), set()
+
+    def marked():
+        told.update((conn.tuple.source, conn.tuple.sport) for conn in session.take_closed())
+        return mark in told
+
+    until(marked)
+    return len(told & {exchange.client, exchange.server})
 
 
 def v6_connection():
