@@ -53,13 +53,16 @@ class HttpFetcher:
                 if self._closed:
                     raise ClosedError("the fetcher is closed") from None
                 if late or isinstance(error, TimeoutError):
-                    raise DeadlineError(f"{at} gave no whole answer in {self._endpoint.seconds:g} s") from None
+                    raise self._late() from None
                 if isinstance(error, ssl.SSLCertVerificationError):
                     hint = "check the certificate's dates and names, the authority given for it, and the clock"
                     raise CertificateError(f"{at}: no trust between us: {error.verify_message}", hint=hint) from None
                 if isinstance(error, http.client.HTTPException):
                     raise AnswerError(f"{at} gave no HTTP answer: {type(error).__name__}: {error}"[:300]) from None
                 raise UnreachableError(f"{at} cannot be reached: {error}") from None
+            if late:
+                # The cut looked like the server's own end.
+                raise self._late()
         _check_status(at, status, raw)
         return json_form.load(raw, ClientGetConfigsResponse)
 
@@ -67,6 +70,9 @@ class HttpFetcher:
         """End a fetch that is under way."""
         self._closed = True
         self._cut()
+
+    def _late(self) -> DeadlineError:
+        return DeadlineError(f"{self._endpoint.url} gave no whole answer in {self._endpoint.seconds:g} s")
 
     def _exchange(self, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
         """Status and body of the answer."""
@@ -115,6 +121,8 @@ class HttpFetcher:
 
 
 def _body(response: http.client.HTTPResponse) -> bytes:
+    if response.status == 200 and response.length is None and not response.chunked:
+        raise http.client.HTTPException("a body without a length, whose end cannot be told from a cut")
     raw = response.read(MAX_MESSAGE + 1)
     if len(raw) > MAX_MESSAGE:
         raise http.client.HTTPException(f"more than {MAX_MESSAGE} bytes")

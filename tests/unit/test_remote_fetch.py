@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import socket
 import ssl
@@ -314,6 +315,47 @@ def test_a_redirect_is_not_followed(tmp_path: Path, tls: Tls) -> None:
         fetcher.close()
 
 
+class Dribble(Page):
+    """A good beginning, and then a byte at a time."""
+
+    def do_POST(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            for _ in range(1000):
+                self.wfile.write(b" ")
+                threading.Event().wait(0.02)
+
+
+def test_a_byte_at_a_time_is_too_slow(tmp_path: Path, tls: Tls) -> None:
+    """The deadline is the whole request's, and no byte makes it longer."""
+    with web_server(tmp_path, tls, Dribble) as port:
+        fetcher = against(f"https://127.0.0.1:{port}", tmp_path, seconds=0.5)
+        with pytest.raises(DeadlineError):
+            fetcher.fetch(ASK)
+        fetcher.close()
+
+
+class Short(Page):
+    """Less than it said, and by chance an answer."""
+
+    def do_POST(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "10")
+        self.end_headers()
+        self.wfile.write(b"{}")
+        self.close_connection = True
+
+
+def test_half_an_answer_is_none(tmp_path: Path, tls: Tls) -> None:
+    with web_server(tmp_path, tls, Short) as port:
+        fetcher = against(f"https://127.0.0.1:{port}", tmp_path)
+        with pytest.raises(AnswerError, match="IncompleteRead"):
+            fetcher.fetch(ASK)
+        fetcher.close()
+
+
 class web_server:
     def __init__(self, tmp_path: Path, tls: Tls, handler: type[BaseHTTPRequestHandler]) -> None:
         (tmp_path / "both.pem").write_bytes(tls.certificate + tls.key)
@@ -344,8 +386,7 @@ def test_a_server_that_says_nothing_at_all(tmp_path: Path, tls: Tls, form: str) 
 
 
 @pytest.mark.parametrize("form", TCP_FORMS)
-def test_a_byte_at_a_time_is_too_slow(tmp_path: Path, tls: Tls, form: str) -> None:
-    """The deadline is the whole request's, and no byte makes it longer."""
+def test_noise_is_no_server(tmp_path: Path, tls: Tls, form: str) -> None:
     stop = threading.Event()
 
     def dribble() -> None:

@@ -24,7 +24,7 @@ from harness.remote.state import PRODUCTS, ApplyState, ApplyStatus, Config, Stat
 from harness.remote.wire import config_pb2 as pb
 
 ID = "x" * messages.ID_LENGTH
-anything = st.text(max_size=6)
+anything = st.text(st.characters(), max_size=6)
 """Lone surrogates among it."""
 hexes = st.binary(min_size=1, max_size=4).map(bytes.hex)
 wire_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

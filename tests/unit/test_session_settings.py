@@ -164,6 +164,12 @@ def test_what_cannot_be_is_refused(read: Any, content: Any) -> None:
     assert updates.reason(raised.value)
 
 
+@pytest.mark.parametrize("name", ["max_tracked_connections", "close_event_pages", "kprobe_max_active"])
+def test_sizes_of_maps_say_that_they_are_fixed(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is fixed when the programs are loaded"):
+        updates.tracer(BASE, files({name: 8}))
+
+
 def test_two_files_of_one_product() -> None:
     with pytest.raises(ConfigError, match="2 files"):
         updates.tracer(BASE, files({}, {}))
