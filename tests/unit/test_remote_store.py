@@ -405,21 +405,27 @@ def test_a_full_disk(backend: Backend, store: AgentStore) -> None:
 
 
 def test_delegated_files(backend: Backend, store: AgentStore) -> None:
-    """Of the config repository: depth first, ended by a role that terminates."""
+    """Of the config repository: depth first, ended by a role that terminates, however deep."""
     config = backend.config
-    config.delegate("targets", "asm", ["datadog/2/ASM/*/*"], terminating=True)
-    config.delegate("asm", "deep", ["datadog/2/ASM/c/*"])
+    config.delegate("targets", "asm", ["datadog/2/ASM/*/*"])
+    config.delegate("asm", "deep", ["datadog/2/ASM/c/*"], terminating=True)
+    config.delegate("asm", "after", ["datadog/2/ASM/*/*"])
     config.delegate("targets", "late", ["datadog/2/ASM/*/*"])
     raw = b"delegated"
     backend.put(OTHER, raw, backend.director)
     config.add_file(OTHER, raw, "late")
+    config.add_file(OTHER, raw, "after")
     with pytest.raises(errors.UptaneError, match="does not"):
         store.update(backend.publish())
     config.add_file(OTHER, raw, "deep")
     store.update(backend.publish())
     assert content(store)[OTHER] == raw
+    other = "datadog/2/ASM/d/e"
+    backend.put(other, raw, backend.director)
+    config.add_file(other, raw, "late")
+    store.update(backend.publish())
+    assert content(store)[other] == raw
     config.roles["deep"].targets.clear()
-    config.roles["deep"].unrecognized_fields["x"] = 1
     with pytest.raises(errors.UptaneError, match="does not"):
         store.update(backend.publish())
 
