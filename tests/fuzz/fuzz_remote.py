@@ -12,13 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import DecodeError
 from securesystemslib.exceptions import FormatError
 from tuf_server import NOW, Server, sign
 
 from harness.errors import HarnessError
-from harness.remote import agent_config, metadata, paths, persist, tuf
+from harness.remote import agent_config, json_form, messages, metadata, paths, persist, tuf
+from harness.remote.serve import answers
 from harness.remote.state import State, Update
 from harness.remote.store.repository import Metadata, TrustedRepository
+from harness.remote.wire import config_pb2 as pb
 
 CORPUS = Path(__file__).resolve().parent / "corpus"
 """Inputs to begin with, in a folder a target."""
@@ -129,6 +132,34 @@ def store_metadata(data: bytes) -> None:
     begun.update(
         Metadata((data,), timestamp, snapshot, targets, {f"role-{n}": raw for n, raw in enumerate(delegated)}), NOW
     )
+
+
+@target
+def answer(data: bytes) -> None:
+    """What a server sends, as protobuf: parsed, applied to two states, and the next request made."""
+    _applied(messages.update_of(messages.parse_answer(data)))
+
+
+@target
+def answer_json(data: bytes) -> None:
+    """The same as JSON; what was parsed is the same when it has been written and parsed again."""
+    parsed = json_form.load(data, pb.ClientGetConfigsResponse)
+    assert json_form.load(json_form.dump(parsed), pb.ClientGetConfigsResponse) == parsed
+    _applied(messages.update_of(parsed))
+
+
+@target
+def request(data: bytes) -> None:
+    """What a client sends, and what an honest server answers to it."""
+    with contextlib.suppress(DecodeError):
+        answers.answer(SERVER.publish(), pb.ClientGetConfigsRequest.FromString(data))
+
+
+def _applied(update: Update) -> None:
+    for state in (HELD, State.unverified()):
+        with contextlib.suppress(HarnessError):
+            state = state.apply(update, now=NOW).state
+        messages.check(messages.request(state, "id", ("ASM",), messages.Agent(), "x"))
 
 
 def _json(data: bytes) -> Any:
