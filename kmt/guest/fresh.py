@@ -64,7 +64,11 @@ def add_entropy(data: bytes) -> None:
 
 
 def reseed() -> None:
-    """Give this process's generators new seeds from the kernel: those that are loaded, no module is imported."""
+    """Give this process's generators new seeds from the kernel and drop names that it remembers.
+
+    Only what is loaded; no module is imported.
+    """
+    platform._uname_cache = None  # type: ignore[attr-defined]
     random.seed()
     loaded: Callable[[str], Any] = sys.modules.get
     if module := loaded("uuid"):

@@ -36,10 +36,15 @@ class NotCleanError(RuntimeError):
 
 
 class _Nobody:
-    """The other end of a throw-away session: takes reports, knows no examples."""
+    """The other end of a throw-away session: counts what is done, knows no examples."""
+
+    def __init__(self) -> None:
+        self.done: set[str] = set()
 
     def send(self, kind: Kind, body: dict[str, Any]) -> None:
         """Not passed on."""
+        if kind is Kind.REPORT and body["report"]["when"] == "teardown":
+            self.done.add(body["report"]["nodeid"])
 
     def ask(self, body: dict[str, Any]) -> list[bytes]:
         """No examples."""
@@ -65,11 +70,12 @@ def _session() -> int:
     room.mkdir(parents=True)
     with _undone(room):
         files = _files(room)
+        ids = [f"{file}::{name}" for file, names in files.items() for name in names]
         request = {
             "root": ROOM,
             "inifile": "",
             "files": list(files),
-            "ids": [f"{file}::{name}" for file, names in files.items() for name in names],
+            "ids": ids,
             "options": ["--basetemp", f"{ROOM}/tmp"],
             "env": {"KMT_KERNEL": "warm", "KMT_ARTIFACTS": ROOM},
             "kernel": {"name": "warm", "accelerator": "none"},
@@ -77,9 +83,10 @@ def _session() -> int:
             "collect_only": False,
             "strict_skips": True,
         }
-        status = run_pytest(request, _Nobody())
-    if status != 0:
-        raise NotCleanError(f"the throw-away session ended with status {status}")
+        nobody = _Nobody()
+        status = run_pytest(request, nobody)
+    if status != 0 or nobody.done != set(ids):
+        raise NotCleanError(f"the throw-away session ended with status {status}, {len(nobody.done)} tests done")
     return status
 
 

@@ -27,6 +27,8 @@ ARTIFACTS_LIMIT = 512 << 20
 """Bytes of artefacts that a guest may send back."""
 ARTIFACTS_COUNT = 10_000
 """Files among them."""
+CLOCK_SLACK = 0.5
+"""Seconds by which this machine's wall clock may leap (it was suspended, say) before the guest is told."""
 _TICK = 0.1
 
 
@@ -47,6 +49,7 @@ class Link:
         self._decoder = Decoder()
         self._frames: list[Frame] = []
         self._last = time.monotonic()
+        self._offset = time.time() - self._last
         self._sending = threading.Lock()
         self._reading = threading.Lock()
         vm.channel.setblocking(False)
@@ -120,12 +123,21 @@ class Link:
             death = self._vm.death()
             if death is not None:
                 raise death
+            if not write:
+                self._mind_the_clock()
             if self._deadline.passed():
                 raise self._hang(
                     f"not done within {self._deadline.seconds:.0f} s", "more time: --kernel-timeout SECONDS"
                 )
             if time.monotonic() - self._last > self._silence:
                 raise self._hang(f"the guest has been silent for {self._silence:.0f} s")
+
+    def _mind_the_clock(self) -> None:
+        """A guest's clocks stand still while this machine is suspended: tell it the time when it is over."""
+        offset = time.time() - time.monotonic()
+        if abs(offset - self._offset) > CLOCK_SLACK and self._vm.accelerator in ("kvm", "tcg"):
+            self._offset = offset
+            self.send(Kind.CLOCK, {"now": time.time()})
 
     def _hang(self, why: str, hint: str = "") -> VmTimedOutError:
         said = "; ".join([self._vm.phase, *self._vm.remarks()])

@@ -27,11 +27,11 @@ def check_place(directory: Path, size: int) -> None:
 
     A write into a shared mapping that finds no room is a SIGBUS in QEMU, so the room is asked for before.
     """
-    status = os.statvfs(directory)
-    free = status.f_bavail * status.f_frsize
-    if free < size:
-        raise NoPlaceError(f"{directory} has {free >> 20} MiB free; memory of {size >> 20} MiB may need them all")
     try:
+        status = os.statvfs(directory)
+        free = status.f_bavail * status.f_frsize
+        if free < size:
+            raise NoPlaceError(f"{directory} has {free >> 20} MiB free; memory of {size >> 20} MiB may need them all")
         with tempfile.TemporaryFile(dir=directory) as file:
             os.ftruncate(file.fileno(), _TRIED)
             if os.fstat(file.fileno()).st_blocks * 512 > _TRIED // 2:

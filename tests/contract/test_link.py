@@ -1,6 +1,7 @@
 """The link and the real agent, over the backend that needs no VM; what VMs add is in test_backend.py."""
 
 import os
+import select
 import signal
 import tarfile
 import threading
@@ -14,6 +15,7 @@ from kmt import backends, config
 from kmt.backends.base import Machine
 from kmt.deadline import Deadline
 from kmt.errors import AgentError, VmLostError, VmTimedOutError
+from kmt.guest.port import HEARTBEAT_SECONDS
 from kmt.guest.wire import Kind
 from kmt.matrix import Row
 from kmt.run.link import CancelledError, Link
@@ -255,3 +257,59 @@ def test_a_request_that_no_guest_takes_is_answered(guest):
     link.send(Kind.HELLO, {})
     with pytest.raises(AgentError, match="does not take HELLO"):
         link.receive(Kind.DONE)
+
+
+def paused(tmp_path, **more):
+    """A PYTEST request for a project of three tests that waits after collecting."""
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "test_a.py").write_text(
+        "import random\nprint('collecting', random.random())\n"
+        "def test_one(): print(random.random())\ndef test_two(): pass\ndef test_three(): assert 0\n"
+    )
+    return {
+        **{"root": str(project), "inifile": "", "files": ["test_a.py"], "ids": ["test_a.py::test_two"], "options": []},
+        **{"env": {"KMT_ARTIFACTS": str(tmp_path), "KMT_KERNEL": "host"}, "kernel": {"name": "host"}},
+        **{"accelerator": "none", "collect_only": False, "strict_skips": False, "pause": True, **more},
+    }
+
+
+def reports(link):
+    """What a session that was told to go on reports: (id, outcome) of each call, then its status."""
+    done = []
+    while True:
+        frame = link.receive(Kind.STARTED, Kind.REPORT, Kind.OUTPUT, Kind.DATABASE, Kind.EXIT)
+        if frame.kind is Kind.EXIT:
+            return done, frame.body["status"]
+        if frame.kind is Kind.REPORT and frame.body["report"]["when"] == "call":
+            done.append((frame.body["report"]["nodeid"], frame.body["report"]["outcome"]))
+
+
+def test_a_paused_session_is_still_and_then_runs_what_it_is_told(guest, tmp_path):
+    link, vm, _ = guest
+    link.send(Kind.PYTEST, paused(tmp_path))
+    collected = link.receive(Kind.COLLECTED)
+    assert collected.body["paused"] is True
+    assert [item["id"].rpartition("_")[2] for item in collected.body["items"]] == ["one", "two", "three"]
+    # Twice the heartbeat: not a byte may be on its way when the machine is frozen.
+    readable, _, _ = select.select([vm.channel], [], [], 2 * HEARTBEAT_SECONDS)
+    assert not readable
+    assert not link._frames
+    link.send(Kind.RUN, {"ids": ["test_a.py::test_three", "test_a.py::test_one"]})
+    assert reports(link) == ([("test_a.py::test_three", "failed"), ("test_a.py::test_one", "passed")], 1)
+    assert output(link.start(["echo", "alive"])) == (b"alive\n", b"", 0)
+
+
+def test_a_paused_session_can_be_cancelled(guest, tmp_path):
+    link, *_ = guest
+    link.send(Kind.PYTEST, paused(tmp_path))
+    link.receive(Kind.COLLECTED)
+    link.send(Kind.CANCEL)
+    assert link.receive(Kind.EXIT).body["status"] == -signal.SIGKILL
+
+
+def test_without_pause_nothing_waits(guest, tmp_path):
+    link, *_ = guest
+    link.send(Kind.PYTEST, paused(tmp_path, pause=False))
+    assert link.receive(Kind.COLLECTED).body["paused"] is False
+    assert reports(link) == ([("test_a.py::test_two", "passed")], 0)
