@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 import pexpect
+import psutil
 
 from kmt.errors import KmtError
 from kmt.hints import task
@@ -134,6 +135,14 @@ def detached(argv: Sequence[str | os.PathLike[str]], *, cwd: Path, log: Path) ->
             cwd=cwd,
             start_new_session=True,
         )
+
+
+def private_mib(pid: int) -> float | None:
+    """MiB of memory that only this process has (Private_* of its smaps_rollup); None when nobody may look."""
+    try:
+        return round(float(psutil.Process(pid).memory_full_info().uss) / (1 << 20), 1)
+    except (psutil.Error, OSError):
+        return None
 
 
 def terminal(argv: Sequence[str | os.PathLike[str]], *, size: tuple[int, int]) -> pexpect.spawn[bytes]:

@@ -38,9 +38,14 @@ def guest(run_dir, *, name="qemu", machine=SMALL, seconds=60, kernel_name="6.1",
     made.prepare(booted, machine)
     deadline = Deadline(seconds * made.deadline_factor)
     with made.launch(booted, machine, run_dir, deadline) as vm:
-        link = Link(vm, deadline, factor=made.deadline_factor, cancel=threading.Event())
-        link.hello()
-        yield vm, link
+        yield vm, link_to(vm, made)
+
+
+def link_to(vm, made, seconds=600):
+    """The link to a machine, once its agent has said hello."""
+    link = Link(vm, Deadline(seconds), factor=made.deadline_factor, cancel=threading.Event())
+    link.hello()
+    return link
 
 
 def output(link, *argv, **options):

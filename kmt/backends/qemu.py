@@ -208,14 +208,18 @@ class QemuBackend:
         assert isinstance(vm, QemuVm)
         return qemu_snapshots.checkpoint(vm, deadline)
 
+    def key(self, kernel: Kernel, machine: Machine) -> str:
+        """The key of the machine's warm snapshot, whether there is one or not."""
+        files, accelerator = self.files(kernel, machine), self.accelerator(kernel)
+        memory = Memory(0, shared=True, incoming=False)
+        argv = self._command(kernel, machine, accelerator, channel=0, monitor=0, memory=memory)
+        return qemu_snapshots.key_of(kernel, files, accelerator, argv)
+
     def _snapshot(self, kernel: Kernel, machine: Machine) -> str:
         """The key of the machine's warm snapshot, made where it is missing; empty where there is to be none."""
         if not self._config.snapshots:
             return ""
-        files, accelerator = self.files(kernel, machine), self.accelerator(kernel)
-        memory = Memory(0, shared=True, incoming=False)
-        argv = self._command(kernel, machine, accelerator, channel=0, monitor=0, memory=memory)
-        key = qemu_snapshots.key_of(kernel, files, accelerator, argv)
+        key = self.key(kernel, machine)
         if key in self._without:
             return ""
         if not store.exists(key):
