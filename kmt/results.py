@@ -70,6 +70,10 @@ class KernelResult:
     """Files of the project that did not travel to the guest, with why; artefacts that did not travel back."""
     guests: int = 0
     """How many guests its tests were spread over."""
+    restored: int = 0
+    """How many of them came from a memory snapshot instead of booting."""
+    private_mib: list[float] = field(default_factory=list)
+    """MiB that each machine had for itself when its tests were done (``Private_*`` of its smaps_rollup)."""
     not_run: int = 0
     """Tests that were due when ``-x`` or Ctrl-C stopped the run."""
 

@@ -58,6 +58,11 @@ def _properties(kernel: KernelResult) -> str:
     return f"{passed}/{run}" if run else NONE
 
 
+def _memory(kernel: KernelResult) -> str:
+    """What the largest of its machines had for itself."""
+    return f"{max(kernel.private_mib):.0f} MiB" if kernel.private_mib else NONE
+
+
 def _fact(name: str) -> Callable[[KernelResult], str]:
     return lambda kernel: kernel.facts.get(name) or NONE
 
@@ -75,6 +80,7 @@ def columns(facts: Sequence[str]) -> list[Column]:
         Column("failed", _tests("failed"), right=True),
         Column("skipped", _tests("skipped"), right=True),
         Column("errors", _tests("error"), right=True),
+        Column("memory", _memory, goes=1, right=True),
         Column("time", lambda k: duration(k.seconds or None), goes=1, right=True),
         Column("outcome", lambda k: k.outcome.value + (" (simulated)" if k.simulated else "")),
     ]

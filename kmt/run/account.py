@@ -98,6 +98,7 @@ class Account:
         """A guest's machine runs."""
         with self._mutex:
             self.result.accelerator = vm.accelerator
+            self.result.restored += vm.restored
             if number == 1:
                 self.result.console = str(vm.console)
             self._shared.run.update(self.name, console=vm.console, vm_pid=vm.pid)
@@ -106,6 +107,11 @@ class Account:
         """A guest's agent spoke, so long after its start."""
         with self._mutex:
             self.result.boot_seconds = self.result.boot_seconds or round(seconds, 3)
+
+    def used(self, mib: float | None) -> None:
+        """A guest's machine has that much memory for itself; None: nobody could tell."""
+        with self._mutex:
+            self.result.private_mib += [] if mib is None else [mib]
 
     def remark(self, *words: str) -> None:
         """Something that people should know and that changes no outcome."""

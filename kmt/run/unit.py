@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from kmt import proc
 from kmt.backends.base import Backend, Vm
 from kmt.deadline import Deadline
 from kmt.errors import AgentError, KmtError, VmError
@@ -95,6 +96,8 @@ class UnitRun:
             account.answered(time.monotonic() - begun)
             account.phase("ready")
             self._tests(vm, link, directory)
+            if not guests.backend.shares_files:
+                account.used(proc.private_mib(vm.pid))
             self._goodbye(link, directory)
 
     def _start(self, directory: Path, deadline: Deadline) -> AbstractContextManager[Vm]:

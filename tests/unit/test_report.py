@@ -18,7 +18,7 @@ def outcomes(**counts):
 
 KERNELS = [
     KernelResult("5.10", "5.10.0-40-cloud-amd64", "qemu", False, "tcg", 3.21, 41.2, facts={"tracer": "core"},
-                 tests=outcomes(passed=20, skipped=2)),
+                 tests=outcomes(passed=20, skipped=2), private_mib=[60.2, 71.4]),
     KernelResult("6.18", outcome=Outcome.UNAVAILABLE, reason="the archive has it no more", hint="it has 7.3"),
     KernelResult("6.1", "6.1.0-33-cloud-amd64", "qemu", False, "kvm", 1.0, 141.2, Outcome.PANIC,
                  reason="BUG: unable to handle [0]", tests=outcomes(passed=1, failed=1, error=3)),
@@ -40,7 +40,7 @@ def test_every_kernel_has_its_row_and_its_words():
     assert first == {
         "kernel": "5.10", "release": "5.10.0-40-cloud-amd64", "accel": "tcg", "boot": "3.2 s", "tracer": "core",
         "properties": "1/1", "passed": "20", "failed": "0", "skipped": "2", "errors": "0", "time": "41.2 s",
-        "outcome": "ok",
+        "memory": "71 MiB", "outcome": "ok",
     }  # fmt: skip
     assert (unavailable["outcome"], unavailable["passed"], unavailable["boot"]) == ("unavailable", "–", "–")
     assert (panicked["outcome"], panicked["errors"], panicked["time"]) == ("panic", "3", "2:21")
