@@ -44,7 +44,6 @@ class QemuBackend:
         self._wanted = accelerator
         self._progress = progress or rootfs.quiet
         self._accel_notice = ""
-        self._image: Path | None = None
         self._without: dict[str, str] = {}
         """Keys of snapshots that could not be made or used in this run, with why: those guests boot."""
         accel.check_word(accelerator)
@@ -84,7 +83,7 @@ class QemuBackend:
         return qemu_args.Files(
             vmlinuz=kernel.vmlinuz,
             initramfs=disks.initramfs(own.base),
-            root=self._root(),
+            root=image.ensure(self._config, self._progress),
             kernel=own.disk,
             compiler=self._compiler() if machine.compiler else None,
         )
@@ -93,12 +92,6 @@ class QemuBackend:
         from kmt.roots import compiler  # it needs what most guests do not
 
         return compiler.disk(self._progress)
-
-    def _root(self) -> Path:
-        # Which packages it must have takes a tenth of a second to find out, and stays so for this process.
-        if self._image is None or not self._image.is_file():
-            self._image = image.ensure(self._config, self._progress)
-        return self._image
 
     def prepare(self, kernel: Kernel, machine: Machine) -> None:
         """Make image, disks, initramfs and warm snapshot, and choose the accelerator, where no earlier run has."""
