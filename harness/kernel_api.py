@@ -136,6 +136,10 @@ class LoadedObject(Protocol):
         """Attach where its section says. Attached twice it still runs once."""
         ...
 
+    def attach_event(self, program: str, descriptor: int) -> None:
+        """Attach to a perf event, whose descriptor is the program's from now on. Attached twice it still runs once."""
+        ...
+
     def detach(self, program: str) -> None:
         """Take it off again; does nothing where it is not attached."""
         ...
@@ -153,6 +157,9 @@ class LoadedObject(Protocol):
 
     def attach_uprobes(self, program: str, file: str, offsets: Sequence[int]) -> Attachment:
         """Attach a program of section ``uprobe.multi`` or ``uretprobe.multi`` to all these functions of ``file``."""
+
+    def missed(self) -> int:
+        """How often a program was to run and could not, because it ran on that CPU already (counted from 5.12 on)."""
         ...
 
     def buffer(self, name: str, pages: int = 64) -> EventBuffer:

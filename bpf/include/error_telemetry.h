@@ -72,10 +72,13 @@ static __noinline int helper_failed(enum telemetry_helper helper, long error)
 	return 0;
 }
 
-/* Put a value in, whatever is there. 0, or the error that was counted. */
+/*
+ * Put a value in, whatever is there. 0, or the error that was counted.
+ * An int on purpose: before 6.4 a map's own function returns one, and its upper half is not the sign's.
+ */
 #define map_update(map, key, value)                                                      \
 	({                                                                               \
-		long map_error = bpf_map_update_elem(&map, key, value, BPF_ANY);         \
+		int map_error = bpf_map_update_elem(&map, key, value, BPF_ANY);         \
 		if (map_error)                                                           \
 			map_failed(map##_telemetry_key, map_error);                      \
 		map_error;                                                               \
@@ -84,7 +87,7 @@ static __noinline int helper_failed(enum telemetry_helper helper, long error)
 /* The same unless something is there, which is no failure: EEXIST is returned and not counted. */
 #define map_insert(map, key, value)                                                      \
 	({                                                                               \
-		long map_error = bpf_map_update_elem(&map, key, value, BPF_NOEXIST);     \
+		int map_error = bpf_map_update_elem(&map, key, value, BPF_NOEXIST);     \
 		if (map_error && map_error != -EEXIST_ERRNO)                             \
 			map_failed(map##_telemetry_key, map_error);                      \
 		map_error;                                                               \

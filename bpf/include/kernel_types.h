@@ -17,8 +17,16 @@
 #elif defined(COMPILE_RUNTIME)
 #include <linux/types.h>
 
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/net.h>
+#include <linux/ptrace.h>
+#include <linux/skbuff.h>
 #include <linux/socket.h>
 #include <linux/tcp.h>
+#include <linux/udp.h>
+#include <net/flow.h>
 #include <net/inet_sock.h>
 #include <net/sock.h>
 #include <uapi/linux/bpf.h>
@@ -27,6 +35,7 @@
 #include <stddef.h>
 
 #include <linux/bpf.h>
+#include <linux/ptrace.h>
 #include <linux/types.h>
 #endif
 
@@ -51,6 +60,8 @@ enum tcp_state {
 #if defined(COMPILE_PREBUILT) || defined(COMPILE_RUNTIME)
 #undef BPF_CORE_READ
 #define BPF_CORE_READ BPF_PROBE_READ
+#undef BPF_CORE_READ_INTO
+#define BPF_CORE_READ_INTO BPF_PROBE_READ_INTO
 #else
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 

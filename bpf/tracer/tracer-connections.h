@@ -74,7 +74,7 @@ static __always_inline struct conn_stats *stats_of(const struct conn_tuple *tupl
 
 static __always_inline void add_bytes(struct conn_stats *stats, __u64 sent, __u64 received)
 {
-	if (!(stats->flags & (CONN_L_INIT | CONN_R_INIT)))
+	if ((sent || received) && !(stats->flags & (CONN_L_INIT | CONN_R_INIT)))
 		stats->flags |= sent ? CONN_L_INIT : CONN_R_INIT;
 	if (sent)
 		__sync_fetch_and_add(&stats->sent_bytes, sent);

@@ -230,5 +230,12 @@ int BPF_PROG(udpv6_destroy_sock_exit, struct sock *sk)
 	return 0;
 }
 
+/* Does nothing: whether a program that was taken off can be attached again is tried with this one (from 5.13 it can). */
+SEC("fentry/inet_csk_listen_stop")
+int BPF_PROG(can_attach_again, struct sock *listener)
+{
+	return 0;
+}
+
 /* In the words that the kernel knows: it lends the tracing helpers to GPL-compatible programs only. */
 char _license[] SEC("license") = "GPL";

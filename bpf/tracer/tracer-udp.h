@@ -27,7 +27,7 @@ static __always_inline struct tracked_socket *udp_tracked(struct sock *sk, __u32
 }
 
 static __always_inline void udp_transferred(struct sock *sk, struct conn_tuple *tuple, __u64 sent, __u64 received,
-					    bool whole)
+					    __u32 datagrams_sent, __u32 datagrams_received)
 {
 	struct tracked_socket *tracked;
 	struct conn_stats *stats = NULL;
@@ -51,12 +51,10 @@ static __always_inline void udp_transferred(struct sock *sk, struct conn_tuple *
 		__sync_fetch_and_add(&tracked->flows, 1);
 	}
 	add_bytes(stats, sent, received);
-	if (!whole)
-		return;
-	if (sent)
-		__sync_fetch_and_add(&stats->sent_packets, 1);
-	else
-		__sync_fetch_and_add(&stats->recv_packets, 1);
+	if (datagrams_sent)
+		__sync_fetch_and_add(&stats->sent_packets, datagrams_sent);
+	if (datagrams_received)
+		__sync_fetch_and_add(&stats->recv_packets, datagrams_received);
 }
 
 /* A packet is built. Where it goes is known here and nowhere else, unless the socket is connected. */
@@ -101,10 +99,10 @@ static __always_inline void on_udp_sent(struct sock *sk, long sent)
 		tuple = send->tuple;
 		bpf_map_delete_elem(&udp_send_skb_args, &process);
 		if (sent >= 0)
-			udp_transferred(sk, &tuple, sent, 0, true);
+			udp_transferred(sk, &tuple, sent, 0, 1, 0);
 	} else if (sent > 0) {
 		if (read_socket(&tuple, sk, process >> 32, 0)) {
-			udp_transferred(sk, &tuple, sent, 0, false);
+			udp_transferred(sk, &tuple, sent, 0, 0, 0);
 		} else {
 			count(udp_sends_missed);
 			lose_bytes(sent, 0);
@@ -134,7 +132,7 @@ static __always_inline void on_skb_consume_udp(struct sock *sk, struct sk_buff *
 	if (!process || copied < 0 || (!copied && BPF_CORE_READ(skb, users.refs.counter) > 1))
 		return;
 	if (read_packet(&tuple, skb, sk, process >> 32))
-		udp_transferred(sk, &tuple, 0, BPF_CORE_READ(skb, len), true);
+		udp_transferred(sk, &tuple, 0, BPF_CORE_READ(skb, len), 0, 1);
 }
 
 /* A bind that went well; port as it was asked for, in network order. */

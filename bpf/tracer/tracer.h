@@ -95,6 +95,7 @@ struct batch {
 struct port_binding {
 	__u32 netns;
 	__u16 port;
+	__u16 zero;
 };
 
 /* What happened and could not be told otherwise. Every loss inside the kernel is counted here. */

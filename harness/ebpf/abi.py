@@ -78,6 +78,12 @@ class UprobeMultiOptions(c.Structure):
     )
 
 
+class ProgramInfo(c.Structure):
+    """``struct bpf_prog_info`` (linux/bpf.h) up to the field that we read."""
+
+    _fields_ = (("others", c.c_uint64 * 26), ("recursion_misses", c.c_uint64))
+
+
 PrintCallback = c.CFUNCTYPE(c.c_int, c.c_int, c.c_char_p, Pointer)
 SampleCallback = c.CFUNCTYPE(None, Pointer, c.c_int, Pointer, c.c_uint32)
 LostCallback = c.CFUNCTYPE(None, Pointer, c.c_int, c.c_uint64)
@@ -100,7 +106,10 @@ _FUNCTIONS: dict[str, tuple[object, ...]] = {
     "bpf_program__section_name": (c.c_char_p, Pointer),
     "bpf_program__set_autoload": (c.c_int, Pointer, c.c_bool),
     "bpf_program__set_log_buf": (c.c_int, Pointer, Pointer, c.c_size_t),
+    "bpf_program__fd": (c.c_int, Pointer),
+    "bpf_obj_get_info_by_fd": (c.c_int, c.c_int, Pointer, c.POINTER(c.c_uint32)),
     "bpf_program__attach": (Pointer, Pointer),
+    "bpf_program__attach_perf_event": (Pointer, Pointer, c.c_int),
     "bpf_program__attach_uprobe_opts": (Pointer, Pointer, c.c_int, c.c_char_p, c.c_size_t, Pointer),
     "bpf_link__destroy": (c.c_int, Pointer),
     "bpf_map__name": (c.c_char_p, Pointer),

@@ -74,6 +74,21 @@ class BpfObject:
                 raise BpfError(f"attaching {program} to {section}", code, detail=opening.words(heard), hint=hint)
             self._links[program] = link
 
+    def attach_event(self, program: str, descriptor: int) -> None:
+        """Attach to a perf event, whose descriptor is the program's from now on. Attached twice it still runs once."""
+        with self._lock:
+            handle = self._program(program)
+            if program in self._links:
+                os.close(descriptor)
+                return
+            with abi.hearing() as heard:
+                link = abi.library().bpf_program__attach_perf_event(handle, descriptor)
+                code = c.get_errno()
+            if not link:
+                os.close(descriptor)
+                raise BpfError(f"attaching {program} to a perf event", code, detail=opening.words(heard))
+            self._links[program] = link
+
     def detach(self, program: str) -> None:
         """Take it off again; does nothing where it is not attached."""
         with self._lock:
@@ -154,6 +169,11 @@ class BpfObject:
                 self._attached.remove(attached)
                 abi.library().bpf_link__destroy(attached.link)
 
+    def missed(self) -> int:
+        """How often a program was to run and could not, because it ran on that CPU already (counted from 5.12 on)."""
+        with self._lock:
+            return sum(_misses(self._program(program)) for program in self._chosen)
+
     def buffer(self, name: str, pages: int = 64) -> PerfBuffer | RingBuffer:
         """Read the events of that map; ``pages`` (a power of two) a CPU for a perf event array."""
         with self._lock:
@@ -230,3 +250,11 @@ class Attached:
     def close(self) -> None:
         """Take it off; a second time does nothing."""
         self._owner._take_off(self)
+
+
+def _misses(program: int) -> int:
+    lib, info = abi.library(), abi.ProgramInfo()
+    size = c.c_uint32(c.sizeof(info))
+    if status := lib.bpf_obj_get_info_by_fd(lib.bpf_program__fd(program), c.byref(info), c.byref(size)):
+        raise BpfError("asking how often a program ran", -status)
+    return int(info.recursion_misses)

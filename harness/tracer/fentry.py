@@ -6,22 +6,56 @@ that fails leaves nothing behind. Which programs: ``probes.py``. What runs then:
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from typing import BinaryIO
 
 from harness.ebpf.core import CoreOptions, load_core_asset
 from harness.ebpf.settings import BpfSettings
-from harness.errors import NotSupportedError
-from harness.kernel_api import Feature, KernelApi, LoadOptions
+from harness.errors import BpfError, NotSupportedError
+from harness.kernel_api import Feature, KernelApi, LoadedObject, LoadOptions
 from harness.tracer import probes, tracer
 from harness.tracer.fargate import on_fargate
 from harness.tracer.settings import TracerSettings
-from harness.tracer.tracer import Parts, Tracer
+from harness.tracer.tracer import Tracer, Way
 
 ASSET = "tracer-fentry.o"
 
 __all__ = ["ASSET", "Tracer", "TracerSettings", "load_tracer"]
+
+
+class Attached:
+    """The programs' places in the kernel. Where one that was taken off could not be attached again (before 5.13) it
+    stays: what it would begin is not collected, so it says nothing."""
+
+    def __init__(self, loaded: LoadedObject) -> None:
+        self._loaded = loaded
+        self._again: bool | None = None
+
+    def attach(self, program: str) -> None:
+        """Attach it; twice is once."""
+        self._loaded.attach(program)
+
+    def detach(self, program: str) -> None:
+        """Take it off, if it could be attached again."""
+        if self._again is None:
+            self._again = self._can_attach_again()
+        if self._again:
+            self._loaded.detach(program)
+
+    def _can_attach_again(self) -> bool:
+        tried = probes.AGAIN.program
+        self._loaded.attach(tried)
+        self._loaded.detach(tried)
+        try:
+            self._loaded.attach(tried)
+        except BpfError as error:
+            if error.code != errno.ENOENT:
+                raise
+            return False
+        self._loaded.detach(tried)
+        return True
 
 
 def load_tracer(
@@ -48,7 +82,7 @@ def load_tracer(
 def _start(kernel: KernelApi, settings: BpfSettings, wanted: TracerSettings, image: bytes, core: CoreOptions) -> Tracer:
     signatures = kernel.signatures(probes.functions())
     probes.choose(signatures, wanted)  # what is asked for must fit
-    fitting = probes.loadable(signatures)
+    fitting = (*probes.loadable(signatures), probes.AGAIN)
     ringbuf = settings.enable_ringbuffers and kernel.probe(Feature.RINGBUF) is True
     options = LoadOptions(
         programs=[probe.program for probe in fitting],
@@ -64,7 +98,9 @@ def _start(kernel: KernelApi, settings: BpfSettings, wanted: TracerSettings, ima
         def programs(asked: TracerSettings) -> tuple[str, ...]:
             return tuple(probe.program for probe in probes.choose(signatures, asked))
 
-        return Tracer(Parts(kernel, loaded, buffer, programs, "fentry", ringbuf), wanted)
+        places = Attached(loaded)
+        way = Way("fentry", programs, places.attach, places.detach, loaded.missed)
+        return Tracer(kernel, loaded, buffer, way, wanted, ringbuf=ringbuf)
     except BaseException:
         loaded.close()
         raise

@@ -103,9 +103,12 @@ UDP_V6_HOOKS: tuple[Hook, ...] = (
 )
 """What only one of them sends through."""
 
+AGAIN = _probe("can_attach_again", "inet_csk_listen_stop", _SK, "void")
+"""No hook: a program to try something with."""
+
 HOOKS = TCP_HOOKS + UDP_HOOKS + UDP_V4_HOOKS + UDP_V6_HOOKS
 KNOWN = frozenset(probe.program for hook in HOOKS for probe in hook)
-"""Every program of the object."""
+"""Every program of the object that listens."""
 
 
 def functions(hooks: Iterable[Hook] = HOOKS) -> frozenset[str]:

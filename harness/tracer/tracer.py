@@ -49,29 +49,39 @@ Flow = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What a loader hands over: ``attached`` says which programs are to be in for which settings."""
+class Way:
+    """How a kind of tracer listens: ``programs`` says which are to be attached for which settings, ``missed`` how often
+    one of them could not run, ``close`` takes away what is in the kernel besides the object."""
 
-    kernel: KernelApi
-    loaded: LoadedObject
-    buffer: EventBuffer
-    programs: Callable[[TracerSettings], tuple[str, ...]]
     kind: str
-    ringbuf: bool
+    programs: Callable[[TracerSettings], tuple[str, ...]]
+    attach: Callable[[str], None]
+    detach: Callable[[str], None]
+    missed: Callable[[], int]
+    close: Callable[[], None] = lambda: None
 
 
 class Tracer:
     """Use it as a context manager, or ``close`` it. Its methods may be called from several threads."""
 
-    def __init__(self, parts: Parts, settings: TracerSettings) -> None:
-        self.kind = parts.kind
-        self.ringbuf = parts.ringbuf
+    def __init__(
+        self,
+        kernel: KernelApi,
+        loaded: LoadedObject,
+        buffer: EventBuffer,
+        way: Way,
+        settings: TracerSettings,
+        *,
+        ringbuf: bool,
+    ) -> None:
+        self.kind = way.kind
+        self.ringbuf = ringbuf
         self.settings = settings
-        self._parts = parts
-        self._maps = parts.loaded.maps
+        self.programs: tuple[str, ...] = ()
+        self._kernel, self._loaded, self._buffer, self._way = kernel, loaded, buffer, way
+        self._maps = loaded.maps
         self._batches = Batches()
         self._lock = threading.RLock()
-        self.programs: tuple[str, ...] = ()
         self._prepare()
         self._switch(settings)
 
@@ -91,11 +101,11 @@ class Tracer:
     def closed(self, seconds: float = 0.1) -> list[Conn]:
         """Connections closed since the last call; waits up to ``seconds`` if there are none."""
         with self._lock:
-            conns = self._batches.merge(self._standing(), self._parts.buffer.read(0))
+            conns = self._batches.merge(self._standing(), self._buffer.read(0))
             if not conns and seconds > 0:
                 before = self._standing()
-                conns = self._batches.merge(before, self._parts.buffer.read(seconds))
-                conns += self._batches.merge(self._standing(), self._parts.buffer.read(0))
+                conns = self._batches.merge(before, self._buffer.read(seconds))
+                conns += self._batches.merge(self._standing(), self._buffer.read(0))
             return self._with_flows(conns)
 
     def counters(self) -> events.TracerCounters:
@@ -134,9 +144,18 @@ class Tracer:
             self._switch(wanted)
             self._forget(~wanted.families)
 
+    def missed(self) -> int:
+        """How often a program should have run and the kernel could not run it: events that nobody saw."""
+        return self._way.missed()
+
     def close(self) -> None:
         """Take the programs out of the kernel; a second time does nothing."""
-        self._parts.loaded.close()
+        with self._lock:
+            try:
+                self._way.close()
+            finally:
+                self.programs = ()
+                self._loaded.close()
 
     def __enter__(self) -> Tracer:
         return self
@@ -149,7 +168,7 @@ class Tracer:
 
     def _prepare(self) -> None:
         """Entries that programs look for and cannot make."""
-        for cpu in range(self._parts.kernel.cpus):
+        for cpu in range(self._kernel.cpus):
             key = struct.pack("<I", cpu)
             self._maps["conn_close_batch"].put(key, _EMPTY_BATCH[:-8] + key + _ZERO)
         for number, _ in enumerate(TELEMETRY_MAPS, 1):
@@ -159,11 +178,11 @@ class Tracer:
     def _switch(self, wanted: TracerSettings) -> None:
         """Attach and detach until the programs are those of ``wanted``: new families are begun when all are in."""
         had = self.settings if self.programs else replace(wanted, **dict.fromkeys(_COLLECT, False))
-        now = self._parts.programs(wanted)
+        now = self._way.programs(wanted)
         for program in set(self.programs) - set(now):
-            self._parts.loaded.detach(program)
+            self._way.detach(program)
         for program in now:
-            self._parts.loaded.attach(program)
+            self._way.attach(program)
         self._seed("tcp", "port_bindings", begins=wanted.tcp and not had.tcp)
         self._seed("udp", "udp_port_bindings", begins=wanted.udp and not had.udp)
         self._maps["collected"].put(_ZERO, struct.pack("<I", wanted.families))
@@ -173,9 +192,9 @@ class Tracer:
         """Ports that are waited at already; a binding that a program has counted meanwhile stays as it is."""
         if not begins:
             return
-        netns = (self._parts.kernel.proc_root / "self/ns/net").stat().st_ino
+        netns = (self._kernel.proc_root / "self/ns/net").stat().st_ino
         known = self._maps[bindings]
-        for port in sorted(bound_ports(self._parts.kernel.proc_root, protocol)):
+        for port in sorted(bound_ports(self._kernel.proc_root, protocol)):
             key = events.port_binding(netns, port)
             if known.get(key) is None:
                 known.put(key, _ONE)
@@ -198,7 +217,7 @@ class Tracer:
                 self._maps[name].delete(key)
 
     def _standing(self) -> list[Batch]:
-        return [self._batch(struct.pack("<I", cpu)) for cpu in range(self._parts.kernel.cpus)]
+        return [self._batch(struct.pack("<I", cpu)) for cpu in range(self._kernel.cpus)]
 
     def _batch(self, cpu: bytes) -> Batch:
         """A CPU's batch as far as it is whole.

@@ -5,7 +5,11 @@ They run in guests, as root (``pytest --kernel 6.1``), or on this machine's own 
 """
 
 import ctypes
+import dataclasses
+import errno
 import os
+import socket
+import subprocess
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +19,8 @@ import pytest
 from harness.ebpf import abi, core
 from harness.ebpf.live import LiveKernel
 from harness.ebpf.settings import BpfSettings
+from harness.tracer import fentry, kprobe
+from harness.tracer.settings import TracerSettings
 
 HERE = Path(__file__).parent
 
@@ -26,6 +32,21 @@ def pytest_collection_modifyitems(config, items):
     if mine:
         config.hook.pytest_deselected(items=mine)
         items[:] = [item for item in items if HERE not in item.path.parents]
+
+
+def pytest_kmt_probe(feature):
+    """What these tests need besides the general features."""
+    if feature == "mptcp":
+        try:
+            socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262).close()
+        except OSError as error:
+            if error.errno in (errno.EPROTONOSUPPORT, errno.ENOPROTOOPT, errno.EINVAL):
+                return False
+            raise
+        return True
+    if feature == "netem":
+        return subprocess.run(["modprobe", "sch_netem"], check=False, capture_output=True).returncode == 0
+    return None
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +66,31 @@ def settings(bpf_dir):
 def live():
     """The running kernel, as the harness sees it. (The fixture ``kernel`` says what it is.)"""
     return LiveKernel()
+
+
+TRACERS = {
+    "fentry": lambda live, settings, wanted: fentry.load_tracer(live, settings, wanted, fargate=lambda: True),
+    "kprobe": kprobe.load_tracer,
+}
+
+
+@pytest.fixture(scope="module", params=[pytest.param("fentry", marks=pytest.mark.requires("btf", "fentry")), "kprobe"])
+def load(request, live, settings):
+    """Loads a tracer, of either kind; settings of both sorts by name."""
+
+    def loaded(**changed):
+        core.reset()
+        bpf = {name: changed.pop(name) for name in list(changed) if name.startswith("enable_")}
+        return TRACERS[request.param](live, dataclasses.replace(settings, **bpf), TracerSettings(**changed))
+
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def tracer(load):
+    """A tracer with all that it can do."""
+    with load() as tracer:
+        yield tracer
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 """The fentry tracer against what the sockets themselves said: every byte, both ends, and every loss accounted for."""
 
 import ctypes
-import dataclasses
 import os
 import select
 import socket
@@ -12,31 +11,11 @@ from pathlib import Path
 import pytest
 
 from fixtures.workloads import tcp
-from harness.ebpf import core
-from harness.ebpf.btf import ResultCode
 from harness.ebpf.events import Direction, Flags
-from harness.ebpf.libbpf import BpfObject
-from harness.errors import SettingsError, SignatureError
-from harness.kernel_api import Feature, LoadOptions
-from harness.tracer import probes
-from harness.tracer.fentry import TracerSettings, load_tracer
-
-pytestmark = pytest.mark.requires("btf", "fentry")
 
 CLONE_NEWPID = 0x20000000
 SO_TIMESTAMPING, TX_SOFTWARE, SOFTWARE = 37, 1 << 1, 1 << 4
 """From linux/net_tstamp.h: stamp what is sent, and give the stamps back by the error queue."""
-
-
-def load(live, settings, **changed):
-    return load_tracer(live, settings, TracerSettings(**changed), fargate=lambda: True)
-
-
-@pytest.fixture(scope="module")
-def tracer(live, settings):
-    core.reset()
-    with load(live, settings) as tracer:
-        yield tracer
 
 
 def drained(tracer):
@@ -203,10 +182,9 @@ def test_the_error_queue_is_nothing_received(tracer):
 
 @pytest.mark.requires("ringbuf")
 @pytest.mark.parametrize("ringbuf", [True, False], ids=["ring", "perf"])
-def test_losses_are_counted_exactly(live, settings, ringbuf):
+def test_losses_are_counted_exactly(load, ringbuf):
     """With room for a few dozen closes, and nobody reading: what was read and what was lost add up."""
-    settings = dataclasses.replace(settings, enable_ringbuffers=ringbuf)
-    with load(live, settings, close_event_pages=1) as tracer:
+    with load(enable_ringbuffers=ringbuf, close_event_pages=1) as tracer:
         for n in range(60):
             tcp.exchange(1, 0, number=n)
         conns = drained(tracer)
@@ -220,8 +198,8 @@ def test_losses_are_counted_exactly(live, settings, ringbuf):
         assert ends(drained(tracer), exchange)[0].stats.sent_bytes == 3
 
 
-def test_connections_beyond_the_limit_are_counted(live, settings):
-    with load(live, settings, max_tracked_connections=1) as tracer:
+def test_connections_beyond_the_limit_are_counted(load):
+    with load(max_tracked_connections=1) as tracer:
         tcp.exchange(10, 10)
         assert tracer.counters().stats_lost > 0
         assert len(drained(tracer)) == 2
@@ -260,54 +238,3 @@ def forked(call):
         finally:
             os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def test_a_wrong_signature_is_refused_before_loading(live, settings, bpf_dir):
-    """The kernel would load one with too few arguments, and it would read garbage."""
-    image = (bpf_dir / "co-re/tracer-fentry.o").read_bytes()
-    actual = live.signatures(probes.functions())
-    changed = [hook for hook in probes.HOOKS if len({probe.program for probe in hook}) > 1]
-    wrong = [probe for hook in changed for probe in hook if actual[probe.function] != probe.signature]
-    assert len(wrong) == 3, "two hooks changed over time: of five variants two fit"
-    for probe in wrong:
-        options = LoadOptions(
-            programs=[probe.program],
-            map_edits=TracerSettings(max_tracked_connections=1).map_edits(),
-            signatures={probe.program: (probe.function, probe.signature)},
-        )
-        with pytest.raises(SignatureError, match=probe.function):
-            live.load("tracer-fentry", image, options)
-
-
-def test_a_program_without_a_signature_is_refused(live, bpf_dir):
-    image = (bpf_dir / "co-re/tracer-fentry.o").read_bytes()
-    other = {"tcp_close": ("tcp_connect", live.signatures(["tcp_connect"])["tcp_connect"])}
-    for signatures in ({}, other):
-        with pytest.raises(SettingsError, match="no signature of tcp_close was given"):
-            live.load("tracer-fentry", image, LoadOptions(programs=["tcp_close"], signatures=signatures))
-
-
-def test_the_result_code_is_stored(live, settings):
-    with load(live, settings):
-        pass
-    assert core.result_codes()["tracer-fentry"] is ResultCode.DEFAULT_BTF
-
-
-def test_nothing_stays_when_attaching_fails(live, settings, monkeypatch):
-    """The half that was attached is taken off again; the fixture of this directory looks."""
-    attach = BpfObject.attach
-
-    def failing(self, program):
-        if program == "tcp_close":
-            raise OSError("no more")
-        attach(self, program)
-
-    monkeypatch.setattr(BpfObject, "attach", failing)
-    with pytest.raises(OSError, match="no more"):
-        load(live, settings)
-    assert core.result_codes()["tracer-fentry"] is ResultCode.LOADER_ERROR
-
-
-def test_the_kernel_says_what_it_has(live):
-    assert live.probe(Feature.BTF) is True
-    assert live.probe(Feature.FENTRY) is True

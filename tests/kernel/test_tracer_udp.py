@@ -7,21 +7,10 @@ import socket
 import pytest
 
 from fixtures.workloads import udp
-from harness.ebpf import core
 from harness.ebpf.events import TCP, V6, Direction
-from harness.tracer.fentry import TracerSettings, load_tracer
-
-pytestmark = pytest.mark.requires("btf", "fentry")
 
 ANY = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 FAMILIES = pytest.mark.parametrize("family", sorted(ANY), ids=["v4", "v6"])
-
-
-@pytest.fixture(scope="module")
-def tracer(live, settings):
-    core.reset()
-    with load_tracer(live, settings, TracerSettings(), fargate=lambda: True) as tracer:
-        yield tracer
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,168 @@
+"""Putting the tracers into a kernel: what fits it, what is refused, what stays after a failure, which of both it is."""
+
+import dataclasses
+import os
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from fixtures.workloads import tcp
+from harness.ebpf import core, kprobes
+from harness.ebpf.btf import ResultCode
+from harness.ebpf.kprobes import KprobeEvent
+from harness.ebpf.libbpf import BpfObject
+from harness.errors import AssetError, BpfError, NotSupportedError, SettingsError, SignatureError
+from harness.kernel_api import Feature, LoadOptions
+from harness.tracer import kprobe, probes
+from harness.tracer.fentry import load_tracer
+from harness.tracer.select import new_tracer
+from harness.tracer.settings import TracerSettings
+
+TRAMPOLINE = pytest.mark.requires("btf", "fentry")
+
+
+@TRAMPOLINE
+def test_a_wrong_signature_is_refused_before_loading(live, settings, bpf_dir):
+    """The kernel would load one with too few arguments, and it would read garbage."""
+    image = (bpf_dir / "co-re/tracer-fentry.o").read_bytes()
+    actual = live.signatures(probes.functions())
+    changed = [hook for hook in probes.HOOKS if len({probe.program for probe in hook}) > 1]
+    wrong = [probe for hook in changed for probe in hook if actual[probe.function] != probe.signature]
+    assert len(wrong) == 3, "two hooks changed over time: of five variants two fit"
+    for probe in wrong:
+        options = LoadOptions(
+            programs=[probe.program],
+            map_edits=TracerSettings(max_tracked_connections=1).map_edits(),
+            signatures={probe.program: (probe.function, probe.signature)},
+        )
+        with pytest.raises(SignatureError, match=probe.function):
+            live.load("tracer-fentry", image, options)
+
+
+@TRAMPOLINE
+def test_a_program_without_a_signature_is_refused(live, bpf_dir):
+    image = (bpf_dir / "co-re/tracer-fentry.o").read_bytes()
+    other = {"tcp_close": ("tcp_connect", live.signatures(["tcp_connect"])["tcp_connect"])}
+    for signatures in ({}, other):
+        with pytest.raises(SettingsError, match="no signature of tcp_close was given"):
+            live.load("tracer-fentry", image, LoadOptions(programs=["tcp_close"], signatures=signatures))
+
+
+@TRAMPOLINE
+def test_the_result_code_is_stored(live, settings):
+    with load_tracer(live, settings, fargate=lambda: True):
+        pass
+    assert core.result_codes()["tracer-fentry"] is ResultCode.DEFAULT_BTF
+
+
+@TRAMPOLINE
+def test_nothing_stays_when_attaching_fails(live, settings, monkeypatch):
+    """The half that was attached is taken off again; the fixture of this directory looks."""
+    attach = BpfObject.attach
+
+    def failing(self, program):
+        if program == "tcp_close":
+            raise OSError("no more")
+        attach(self, program)
+
+    monkeypatch.setattr(BpfObject, "attach", failing)
+    with pytest.raises(OSError, match="no more"):
+        load_tracer(live, settings, fargate=lambda: True)
+    assert core.result_codes()["tracer-fentry"] is ResultCode.LOADER_ERROR
+
+
+@TRAMPOLINE
+def test_the_kernel_says_what_it_has(live):
+    assert live.probe(Feature.BTF) is True
+    assert live.probe(Feature.FENTRY) is True
+
+
+def events_of_ours():
+    """Kprobe events that this process has in tracefs."""
+    return [line for line in Path("/sys/kernel/tracing/kprobe_events").read_text().splitlines() if ":harness_" in line]
+
+
+def test_kprobe_events_go_with_their_tracer(live, settings):
+    with kprobe.load_tracer(live, settings) as tracer:
+        assert len(events_of_ours()) == len(tracer.programs) - 1, "all but the tracepoint"
+        assert [line for line in events_of_ours() if line.startswith("r512:") and line.endswith(" tcp_recvmsg")]
+        assert tracer.missed() == 0
+    assert events_of_ours() == []
+
+
+def test_kprobe_events_go_when_attaching_fails(live, settings, monkeypatch):
+    def failing(self, program, descriptor):
+        raise BpfError(f"attaching {program}", 1)
+
+    monkeypatch.setattr(BpfObject, "attach_event", failing)
+    with pytest.raises(BpfError, match="attaching kprobe__tcp_connect"):
+        kprobe.load_tracer(live, settings)
+    assert events_of_ours() == []
+
+
+def test_events_of_the_dead_are_swept(live, settings):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    table = Path("/sys/kernel/tracing/kprobe_events")
+    KprobeEvent(table.parent, f"harness_{dead.pid}", "p_tcp_close_0")._write(
+        f"p:harness_{dead.pid}/p_tcp_close_0 tcp_close", "probing"
+    )
+    assert f"harness_{dead.pid}/" in table.read_text()
+    with kprobe.load_tracer(live, settings):
+        assert not any(f"harness_{dead.pid}/" in line for line in events_of_ours())
+
+
+def test_a_function_that_cannot_be_probed_is_named():
+    with pytest.raises(BpfError, match="probing no_such_function: ENOENT"):
+        KprobeEvent.make("no_such_function", at_end=False, max_active=1)
+
+
+def test_without_tracefs_it_says_so(live, settings, tmp_path):
+    with pytest.raises(NotSupportedError, match=r"has no kprobe_events .*mount tracefs"):
+        kprobes.KprobeEvent.make("tcp_close", at_end=False, max_active=1, tracing=tmp_path)
+
+
+def test_return_probes_that_are_too_few_are_counted():
+    """With one instance, a sleeping receive hides those after it; the kernel says how many."""
+    event = KprobeEvent.make("tcp_recvmsg", at_end=True, max_active=1)
+    descriptor = event.open()
+    try:
+        sleeper, other = tcp.connected()
+        with sleeper, other:
+            sleeper.settimeout(None)  # else it waits in poll
+            thread = threading.Thread(target=sleeper.recv, args=(1,))
+            thread.start()
+            while "tcp_recvmsg" not in Path(f"/proc/self/task/{thread.native_id}/stack").read_text():
+                time.sleep(0.001)
+            before = event.missed()
+            for number in range(3):
+                tcp.exchange(1, 0, number=number + 1)
+            assert event.missed() - before >= 3
+            other.send(b"x")
+            thread.join()
+    finally:
+        os.close(descriptor)
+        event.remove()
+
+
+@TRAMPOLINE
+def test_on_fargate_it_is_the_fentry_tracer(live, settings):
+    with new_tracer(live, settings, fargate=lambda: True) as tracer:
+        assert tracer.kind == "fentry"
+
+
+def test_elsewhere_it_is_the_kprobe_tracer(live, settings, record_property):
+    with new_tracer(live, settings, fargate=lambda: False) as tracer:
+        assert tracer.kind == "kprobe"
+        tcp.exchange(3, 4)
+        assert {(c.sent_bytes, c.recv_bytes) for c in tracer.closed(0)} == {(3, 4), (4, 3)}
+        record_property("kmt.tracer", str(tracer))
+
+
+def test_no_other_error_leads_to_the_kprobe_tracer(live, settings, tmp_path):
+    (tmp_path / "co-re").mkdir()
+    with pytest.raises(AssetError, match=r"error reading tracer-fentry\.o"):
+        new_tracer(live, dataclasses.replace(settings, bpf_dir=tmp_path), fargate=lambda: True)

@@ -1,0 +1,93 @@
+"""The tracer against a second observer: programs that BCC compiled here count the same kernel functions by themselves.
+
+They include no kernel header (net/sock.h costs minutes under emulation), so they know results and nothing of sockets.
+"""
+
+import os
+import socket
+
+import pytest
+
+from fixtures.workloads import tcp, udp
+from harness.ebpf.events import TCP, Direction
+
+pytestmark = pytest.mark.requires("bcc", "headers")
+
+COUNTED = ("sent", "received", "udp_sent", "udp_received", "accepted", "connected", "closed")
+TEXT = """
+BPF_ARRAY(counted, u64, %(number)d);
+
+static int add(int slot, u64 number)
+{
+    if ((bpf_get_current_pid_tgid() >> 32) == %(pid)d)
+        counted.atomic_increment(slot, number);
+    return 0;
+}
+
+%(programs)s
+"""
+BYTES = "int %s(struct pt_regs *ctx) { long n = (int)PT_REGS_RC(ctx); return n > 0 ? add(%d, n) : 0; }"
+CALLS = "int %s(struct pt_regs *ctx) { return add(%d, 1); }"
+FUNCTIONS = {
+    "tcp_sendmsg": ("sent", True),
+    "tcp_recvmsg": ("received", True),
+    "udp_sendmsg": ("udp_sent", True),
+    "udpv6_sendmsg": ("udp_sent", True),
+    "udp_recvmsg": ("udp_received", True),
+    "udpv6_recvmsg": ("udp_received", True),
+    "inet_csk_accept": ("accepted", False),
+    "tcp_connect": ("connected", False),
+    "tcp_close": ("closed", False),
+}
+
+
+@pytest.fixture(scope="module")
+def observer():
+    """What this process has made the kernel do since the programs are in, by name."""
+    from bcc import BPF
+
+    programs = "\n".join(
+        (BYTES if result else CALLS) % (f"on_{function}", COUNTED.index(name))
+        for function, (name, result) in FUNCTIONS.items()
+    )
+    text = TEXT % {"number": len(COUNTED), "pid": os.getpid(), "programs": programs}
+    program = BPF(text=text, cflags=["-fms-extensions", "-Wno-everything"])
+    for function, (_, result) in FUNCTIONS.items():
+        attach = program.attach_kretprobe if result else program.attach_kprobe
+        attach(event=function, fn_name=f"on_{function}")
+    table = program["counted"]
+    yield lambda: {name: table[n].value for n, name in enumerate(COUNTED)}
+    program.cleanup()
+
+
+def test_two_observers_agree(observer, load):
+    with load() as tracer:
+        before = observer()
+        for number in range(1, 20):
+            tcp.exchange(number * 997, number * 31, number, target="::1" if number % 3 == 0 else "")
+        for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+            with udp.bound(family, address) as client, udp.bound(family, address) as server:
+                udp.send(client, udp.name(server), [100, 2000, 30])
+                udp.receive(server, [100, 2000, 30])
+        client = socket.socket()
+        with pytest.raises(ConnectionRefusedError):
+            client.connect(("127.0.0.1", 1))
+        after = observer()
+        conns = [conn for conn in tracer.closed(0) if conn.pid == os.getpid()]
+        assert tracer.missed() == 0
+    client.close()
+    done = {name: after[name] - before[name] for name in COUNTED}
+    streams = [conn for conn in conns if conn.metadata & TCP]
+    flows = [conn for conn in conns if not conn.metadata & TCP]
+    told = {
+        "sent": sum(conn.sent_bytes for conn in streams),
+        "received": sum(conn.recv_bytes for conn in streams),
+        "udp_sent": sum(conn.sent_bytes for conn in flows),
+        "udp_received": sum(conn.recv_bytes for conn in flows),
+        "accepted": sum(conn.direction == Direction.INCOMING for conn in streams),
+        # A refused connect was one too, and a listener is closed as a connection is.
+        "connected": sum(conn.direction == Direction.OUTGOING for conn in streams) + 1,
+        "closed": len(streams) + 19,
+    }
+    assert told == done
+    assert min(done.values()) > 0
