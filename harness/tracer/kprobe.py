@@ -6,16 +6,14 @@ Laws: the stages are those of ``ebpf/fallback.py``, each tries from scratch and 
 
 from __future__ import annotations
 
-import logging
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from harness.ebpf import kprobes as tracefs
-from harness.ebpf.core import load_core_asset
-from harness.ebpf.fallback import Attempt, Stage, climb
+from harness.ebpf.fallback import Attempt, Stage
 from harness.ebpf.kprobes import KprobeEvent
-from harness.ebpf.prebuilt import read_prebuilt
-from harness.ebpf.runtime import compile_asset
+from harness.ebpf.loading import load_module
 from harness.ebpf.settings import BpfSettings
 from harness.kernel_api import Feature, KernelApi, LoadedObject, LoadOptions
 from harness.tracer import kprobes, tracer
@@ -23,8 +21,6 @@ from harness.tracer.settings import TracerSettings
 from harness.tracer.tracer import Tracer, Way
 
 MODULE = "tracer"
-
-log = logging.getLogger(__name__)
 
 
 class KprobeTracer(Tracer):
@@ -95,33 +91,12 @@ def load_tracer(
     kprobes.choose(symbols, asked)  # what is asked for must be there
     tracefs.sweep(tracing)
 
-    def start(image: bytes, btf: Path | None = None) -> KprobeTracer:
-        return _start(kernel, settings, asked, image, btf, symbols, tracing)
+    def start(image: bytes, options: LoadOptions) -> KprobeTracer:
+        return _start(kernel, settings, asked, image, options, symbols, tracing)
 
-    def compiled() -> bytes:
-        return compile_asset(
-            settings.bpf_dir, MODULE, release=kernel.release, output_dir=settings.runtime_output_dir
-        ).image
-
-    outcome = climb(
-        settings.switches,
-        {
-            Stage.CORE: lambda: load_core_asset(
-                settings, kernel.release, f"{MODULE}.o", lambda asset, core: start(asset.read(), core.kernel_btf)
-            ),
-            Stage.RUNTIME: lambda: start(compiled()),
-            Stage.PREBUILT: lambda: start(read_prebuilt(settings.bpf_dir, MODULE)),
-        },
-    )
-    followed = outcome.tried[: outcome.warnings]
-    for attempt in outcome.attempts:
-        log.log(logging.WARNING if attempt.stage in followed else logging.DEBUG, "%s: %s", MODULE, attempt)
-    if outcome.error is not None:
-        raise outcome.error
-    assert outcome.value is not None
-    assert outcome.winner is not None
-    outcome.value.stage, outcome.value.attempts = outcome.winner, outcome.attempts
-    return outcome.value
+    won = load_module(kernel, settings, MODULE, start)
+    won.value.stage, won.value.attempts = won.stage, won.attempts
+    return won.value
 
 
 def _start(
@@ -129,16 +104,16 @@ def _start(
     settings: BpfSettings,
     asked: TracerSettings,
     image: bytes,
-    btf: Path | None,
+    options: LoadOptions,
     symbols: frozenset[str],
     tracing: Path,
 ) -> KprobeTracer:
     ringbuf = settings.enable_ringbuffers and kernel.probe(Feature.RINGBUF) is True
-    options = LoadOptions(
+    options = replace(
+        options,
         programs=kprobes.loadable(symbols),
         constants=tracer.constants(kernel, ringbuf=ringbuf),
         map_edits=tracer.map_edits(kernel, asked, ringbuf=ringbuf),
-        kernel_btf=btf,
     )
     with ExitStack() as undo:
         loaded = kernel.load(MODULE, image, options)
