@@ -11,6 +11,9 @@
 #ifndef ERROR_TELEMETRY_H
 #define ERROR_TELEMETRY_H
 
+/* Not __noinline: it says noinline, of which the kernel's own headers make something else. */
+#define SUBPROGRAM __attribute__((__noinline__))
+
 #define MAX_ERRNO_SLOT 63
 #define EEXIST_ERRNO 17
 
@@ -53,7 +56,7 @@ static __always_inline __u64 error_slot(long error)
 	return number > MAX_ERRNO_SLOT ? MAX_ERRNO_SLOT : number;
 }
 
-static __noinline int map_failed(__u64 key, long error)
+static SUBPROGRAM int map_failed(__u64 key, long error)
 {
 	struct map_errors *errors = bpf_map_lookup_elem(&map_err_telemetry_map, &key);
 
@@ -62,7 +65,7 @@ static __noinline int map_failed(__u64 key, long error)
 	return 0;
 }
 
-static __noinline int helper_failed(enum telemetry_helper helper, long error)
+static SUBPROGRAM int helper_failed(enum telemetry_helper helper, long error)
 {
 	__u64 key = 0, slot = helper * (MAX_ERRNO_SLOT + 1) + error_slot(error);
 	struct helper_errors *errors = bpf_map_lookup_elem(&helper_err_telemetry_map, &key);

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import socket
 import subprocess
 import threading
 import time
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.workloads import tcp
+from fixtures.workloads import tcp, udp
 from harness.ebpf import core, kprobes
 from harness.ebpf.btf import ResultCode
+from harness.ebpf.fallback import Stage
 from harness.ebpf.kprobes import KprobeEvent
 from harness.ebpf.libbpf import BpfObject
 from harness.errors import AssetError, BpfError, NotSupportedError, SettingsError, SignatureError
@@ -166,3 +168,40 @@ def test_no_other_error_leads_to_the_kprobe_tracer(live, settings, tmp_path):
     (tmp_path / "co-re").mkdir()
     with pytest.raises(AssetError, match=r"error reading tracer-fentry\.o"):
         new_tracer(live, dataclasses.replace(settings, bpf_dir=tmp_path), fargate=lambda: True)
+
+
+ONLY = {
+    Stage.CORE: {"allow_runtime_compiled_fallback": False, "allow_prebuilt_fallback": False},
+    Stage.RUNTIME: {"enable_co_re": False, "enable_runtime_compiler": True, "allow_prebuilt_fallback": False},
+    Stage.PREBUILT: {"enable_co_re": False},
+}
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        pytest.param(Stage.CORE, marks=pytest.mark.requires("btf")),
+        pytest.param(Stage.RUNTIME, marks=pytest.mark.requires("headers")),
+        Stage.PREBUILT,
+    ],
+    ids=lambda stage: stage.name.lower(),
+)
+def test_every_build_of_the_kprobe_tracer(live, settings, stage):
+    """One source, three builds: each hears of the same."""
+    with kprobe.load_tracer(live, dataclasses.replace(settings, **ONLY[stage])) as tracer:
+        assert tracer.stage is stage
+        done = tcp.exchange(70_000, 5, peek=True, target="::1")
+        conns = [conn for conn in tracer.closed(0) if conn.pid == os.getpid()]
+        assert {(c.tuple.source, c.sport, c.sent_bytes, c.recv_bytes) for c in conns} == {
+            (*done.client, 70_000, 5),
+            (*done.server, 5, 70_000),
+        }
+        with udp.bound(socket.AF_INET, "127.0.0.1") as client, udp.bound(socket.AF_INET, "127.0.0.1") as server:
+            udp.send(client, udp.name(server), [4, 0])
+            udp.receive(server, [4, 0], peek=True)
+        flows = [conn for conn in tracer.closed(0) if conn.pid == os.getpid()]
+        assert sorted((c.sent_bytes, c.sent_packets, c.recv_bytes, c.recv_packets) for c in flows) == [
+            (0, 0, 4, 2),
+            (4, 2, 0, 0),
+        ]
+        assert tracer.missed() == 0
