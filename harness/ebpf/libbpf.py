@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import ctypes as c
 import os
+import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 
 from harness.ebpf import abi, opening, verifier
@@ -230,7 +232,7 @@ class BpfObject:
             lib.bpf_program__set_autoload(handle, name in logs)
             if name in logs:
                 lib.bpf_program__set_log_buf(handle, logs[name], _LOG_SIZE)
-        with abi.hearing() as heard:
+        with abi.hearing() as heard, _undisturbed():
             status = lib.bpf_object__load(self._handle)
         if not status:
             return
@@ -238,6 +240,19 @@ class BpfObject:
             if text := log.value.decode(errors="replace"):
                 raise VerifierError(name, -status, verifier.reason(text), text)
         raise BpfError(f"loading object {self.name}", -status, detail=opening.words(heard))
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """No signal reaches this thread: the verifier gives up (EAGAIN) when one is pending, and libbpf tries five times.
+
+    One that is ignored is pending all the same where another thread has it blocked, as at every start of a process.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Attached:

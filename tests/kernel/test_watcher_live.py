@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from waiting import wait_for
 from fixtures.workloads import libraries
 from fixtures.workloads.processes import between_open_and_map, holding, loading, running, static_program
 from harness.ebpf import event_program
+from harness.ebpf.fallback import Stage
 from harness.ebpf.settings import BpfSettings
 from harness.processes.monitor import ProcessMonitor
 from harness.processes.source import opener
@@ -451,3 +453,27 @@ def test_stop_without_start_and_start_after_stop(watcher_of, monitor):
     assert monitor.users == 0
     with pytest.raises(Exception, match="stopped"):
         watcher.start()
+
+
+def test_a_signal_does_not_disturb_the_load(live, bpf_dir):
+    """The verifier gives up when one is pending, as SIGCHLD is while another thread starts processes."""
+    stop = threading.Event()
+
+    def signals():
+        # Not for this thread: a signal from outside goes to one that takes it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+        while not stop.is_set():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(0.0001)
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    thread = threading.Thread(target=signals)
+    thread.start()
+    try:
+        for _ in range(3):
+            with program.start(live, BpfSettings(bpf_dir)) as opens:
+                assert opens.stage is Stage.CORE
+    finally:
+        stop.set()
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
