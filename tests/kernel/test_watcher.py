@@ -1,10 +1,12 @@
 """The shared-libraries program: real dlopens and opens, the exact filter, and every loss accounted for."""
 
 import ctypes
+import errno
 import itertools
 import mmap
 import os
 import stat
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -106,7 +108,9 @@ def test_the_longest_path_has_119_bytes():
     assert [len(path) for path in VECTORS if len(path) > 100] == [119, 120]
 
 
-PIECES = st.sampled_from([*b"lib libssl crypto gnutls .so .s o so . x ~".split(), bytes([255])])
+PIECES = st.sampled_from(
+    [*b"lib libssl crypto gnutls .so .s o so . x ~".split(), bytes([255]), *"é 日本 \u0301".encode().split()]
+)
 NAMES = st.lists(PIECES, min_size=1, max_size=8).map(b"".join).filter(lambda name: name.strip(b".") != b"")
 PATHS = st.lists(NAMES, min_size=1, max_size=3).map(b"/".join).filter(lambda path: len(path) <= 130)
 
@@ -122,6 +126,78 @@ def test_the_filter_on_any_path(running, room, path, call):
     drained(running)
     libraries.open_(path, call)
     assert drained(running) == ([path] if expected(path) else [])
+
+
+LENGTHS = st.one_of(st.integers(PATH_MAX - 8, PATH_MAX + 8), st.integers(1, 4096))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(path=PATHS, length=LENGTHS, filler=st.sampled_from([b"/", b"./", "é/../".encode()]), call=st.sampled_from(CALLS))
+def test_the_filter_on_paths_of_any_length(running, room, path, length, filler, call):
+    """Up to what the kernel takes (4,095 bytes), and one beyond."""
+    inside = room / str(next(_numbers))
+    (inside / "é").mkdir(parents=True)
+    os.chdir(inside)
+    put(path)
+    start = os.fsencode(f"{inside}/") if filler == b"/" else b""
+    padding = filler * ((length - len(start) - len(path)) // len(filler))
+    whole = start + padding + path
+    drained(running)
+    if len(whole) < 4096:
+        libraries.open_(whole, call)
+    else:
+        with pytest.raises(OSError, match="too long"):
+            libraries.open_(whole, call)
+    assert drained(running) == ([whole] if expected(whole) else [])
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(path=PATHS, room_behind=st.integers(0, 9), whole=st.booleans())
+def test_paths_at_the_edge_of_what_can_be_read(running, room, path, room_behind, whole):
+    """A path that ends where its memory does is read; one that has no end there, like one from nowhere, is an error."""
+    inside = room / str(next(_numbers))
+    inside.mkdir()
+    os.chdir(inside)
+    put(path)
+    ended = path + bytes(1 + room_behind) if whole else path
+    drained(running)
+    with pages() as (address, write):
+        at = address + mmap.PAGESIZE - len(ended)
+        write(at, ended)
+        assert opened_at(at) is whole
+        # Nowhere: unmapped, the kernel's own, none at all.
+        for nowhere in (address + mmap.PAGESIZE, (1 << 64) - 4096, 0):
+            assert opened_at(nowhere) is False
+    assert drained(running) == ([path] if whole and expected(path) else [])
+
+
+@contextmanager
+def pages():
+    """The address of a page before one that cannot be touched, and how to write to it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    size = mmap.PAGESIZE
+    address = libc.mmap(None, 2 * size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+    assert libc.mprotect(address + size, size, 0) == 0
+    try:
+        yield address, lambda at, data: ctypes.memmove(at, data, len(data))
+    finally:
+        libc.munmap(address, 2 * size)
+
+
+def opened_at(address):
+    """Does an open of the path that stands there succeed? Its failure must be the address's fault."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.openat.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int]
+    fd = libc.openat(-100, address, os.O_RDONLY)
+    if fd < 0:
+        assert ctypes.get_errno() == errno.EFAULT
+        return False
+    os.close(fd)
+    return True
 
 
 _numbers = itertools.count()
