@@ -103,7 +103,7 @@ class Watcher:
         self._open = opens or functools.partial(program.start, kernel, settings)
         self._sweep = sweep
         self._lock = threading.Lock()
-        self._started = False
+        self._started = self._stopped = False
         self._stopping = threading.Event()
         self._monitor: ProcessMonitor | None = None
         self._unsubscribe: Unsubscribe | None = None
@@ -113,7 +113,7 @@ class Watcher:
         group = MetricGroup("usm.so_watcher", PROMETHEUS, registry=metrics)
         self._lost = group.counter("lost")
         self._unread = group.counter("unread")
-        self._read_errors = group.counter("read_errors")
+        self._errors = group.counter("errors")
         self._threads: list[threading.Thread] = []
         self._said = LibraryCounters(0, 0, 0)
         """What the program's counters were when last read."""
@@ -127,7 +127,7 @@ class Watcher:
     def start(self) -> None:
         """Hear of exits and opens, then look at what runs. A second time does nothing; not to be had after a stop."""
         with self._lock:
-            if self._stopping.is_set():
+            if self._stopped:
                 raise AlreadyStoppedError("the watcher has been stopped, which is for good")
             if self._started:
                 return
@@ -135,17 +135,19 @@ class Watcher:
             try:
                 self._begin()
             except BaseException:
+                self._stopped = True
                 self._end()
                 raise
         self._tracking.look_at_all()
 
     def stop(self) -> None:
         """Take the program out, let go of the monitor and deactivate every file; a second time does nothing."""
-        if self._stopping.is_set():
-            return
-        self._stopping.set()
         with self._lock:
-            self._end()
+            if self._stopped:
+                return
+            self._stopped = True
+        # Not under the lock: a callback that is waited for may be at the same door.
+        self._end()
 
     def set_rules(self, rules: Iterable[RuleLike]) -> None:
         """Replace the rules: files that no longer have the same callbacks are deactivated, others are looked for."""
@@ -207,7 +209,7 @@ class Watcher:
             try:
                 self._lost.add(self._inbox.put(opens.read(0.1)))
             except Exception as error:
-                self._read_errors.add()
+                self._errors.add()
                 _log.warning("shared libraries: %s", error)
                 self._stopping.wait(0.1)
 
@@ -216,27 +218,29 @@ class Watcher:
         swept = looked = time.monotonic()
         unheard = 0
         while not self._stopping.is_set():
-            for event, times in Counter(self._inbox.take(0.1)).items():
-                self._tracking.opened(event.pid, os.fsdecode(event.path), times)
-                if self._stopping.is_set():
-                    return
-            now = time.monotonic()
-            losses = self._monitor.losses if self._monitor else 0
-            if now - swept >= self._sweep or losses != unheard:
-                swept, unheard = now, losses
-                self._tracking.sweep()
-            if now - looked >= _LOOK_FOR_LOSSES:
-                looked = now
-                self._recover()
+            try:
+                self._handle_events(self._inbox.take(0.1))
+                now = time.monotonic()
+                losses = self._monitor.losses if self._monitor else 0
+                if now - swept >= self._sweep or losses != unheard:
+                    swept, unheard = now, losses
+                    self._tracking.sweep()
+                if now - looked >= _LOOK_FOR_LOSSES:
+                    looked = now
+                    self._recover()
+            except Exception:
+                self._errors.add()
+                _log.exception("shared libraries: an event could not be handled")
+
+    def _handle_events(self, events: list[LibraryOpen]) -> None:
+        for event, times in Counter(events).items():
+            if self._stopping.is_set():
+                return
+            self._tracking.opened(event.pid, os.fsdecode(event.path), times)
 
     def _recover(self) -> None:
         """Count what has been lost since the last time; if anything, it may still be found among the running."""
-        try:
-            said = self.program.counters() if self.program else self._said
-        except HarnessError as error:
-            self._read_errors.add()
-            _log.warning("shared libraries: %s", error)
-            return
+        said = self.program.counters() if self.program else self._said
         self._lost.add(said.lost - self._said.lost)
         self._unread.add(said.unread - self._said.unread)
         self._said = said

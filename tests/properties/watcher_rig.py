@@ -115,6 +115,10 @@ class Whole:
         counted = [pid for pid, _ in events if pid != OWN]
         wait_for(lambda: self.count("hits") == before + len(counted) + 1)
 
+    def opened_without_waiting(self, *events: tuple[int, str]) -> None:
+        """Only gives them."""
+        self.feed.put(*(LibraryOpen(pid, path.encode()) for pid, path in events))
+
     def ended(self, pid: int) -> None:
         before = self.count("callback_executed")
         self.script.exit(pid)
