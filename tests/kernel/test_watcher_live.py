@@ -143,7 +143,7 @@ def test_its_own_opens_are_none_of_its_business(watch, log, room):
         assert pids(watcher, path) == set()
 
 
-@pytest.mark.parametrize("delay", [0, 0.05, 0.2])
+@pytest.mark.parametrize("delay", [0, 0.2])
 def test_a_library_opened_at_any_moment_of_the_start_is_registered(watch, log, room, delay):
     paths = [libraries.library(room, f"libssl.so.{n}") for n in range(40)]
     with loading(*paths) as process:
@@ -172,10 +172,10 @@ def test_processes_that_end_during_the_start_leave_nothing(watch, log, room):
     thread = threading.Thread(target=churn)
     thread.start()
     try:
-        for _ in range(3):
+        for _ in range(2):
             # No sweep here: it would mend what this looks for.
             with watch(log.rule(TLS), sweep=10_000) as watcher:
-                wait_for(lambda: watcher.program.counters().emitted > 5)
+                wait_for(lambda: watcher.program.counters().emitted > 3)
     finally:
         stop.set()
         thread.join()
@@ -364,10 +364,10 @@ def test_rules_are_replaced_while_it_runs(watch, log, room):
             wait_for(lambda: pids(watcher, one) == {process.pid, second.pid})
 
 
-def test_a_burst_is_counted_whole(watch, log, room, metrics):
-    """Five thousand opens by another process; a hundred thousand are a benchmark."""
+def test_a_burst_is_counted_whole(watch, log, room, metrics, kernel):
+    """Thousands of opens by another process; a hundred thousand are a benchmark."""
     path = libraries.library(room, "libssl.so.3")
-    number = 5000
+    number = 2000 if kernel.accelerator == "tcg" else 20_000
     script = "import os, sys\nfor _ in range(int(sys.argv[2])): os.close(os.open(sys.argv[1], os.O_RDONLY))"
     with watch(log.rule(re.escape(str(path)))) as watcher:
         subprocess.run([sys.executable, "-I", "-S", "-c", script, path, str(number)], check=True)
@@ -470,7 +470,7 @@ def test_a_signal_does_not_disturb_the_load(live, bpf_dir):
     thread = threading.Thread(target=signals)
     thread.start()
     try:
-        for _ in range(3):
+        for _ in range(2):
             with program.start(live, BpfSettings(bpf_dir)) as opens:
                 assert opens.stage is Stage.CORE
     finally:

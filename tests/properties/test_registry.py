@@ -35,6 +35,7 @@ from harness.watcher.identity import FilePath, PathIdentifier
 from harness.watcher.registry import FileRegistry, Registration, TracedFile
 
 names = st.sampled_from(["libssl.so.3", "libcrypto.so", "link.so", "other name"])
+few = st.integers(1, 3)
 BLOCKED_MOST = 2
 FAILURES = {
     "broken": RuntimeError("cannot hook"),
@@ -99,6 +100,8 @@ class RegistryMachine(RuleBasedStateMachine):
         """Active files whose deactivation will raise."""
         self.counts: Counter[str] = Counter()
         self.stopped = False
+        for name in ("libssl.so.3", "libcrypto.so"):
+            self.write(name)
 
     def teardown(self) -> None:
         with self.world:
@@ -123,7 +126,7 @@ class RegistryMachine(RuleBasedStateMachine):
     def delete(self, name: str) -> None:
         (self.world.files / name).unlink(missing_ok=True)
 
-    @rule(name=names, pid=pids, relative=st.booleans(), clean_up=st.sampled_from(["ok", "ok", "broken"]))
+    @rule(name=names, pid=few, relative=st.booleans(), clean_up=st.sampled_from(["ok", "ok", "broken"]))
     def register(self, name: str, pid: int, relative: bool, clean_up: str) -> None:
         path = name if relative else f"/{name}"
         call = self.registration(path, pid, "ok", clean_up)
@@ -138,7 +141,7 @@ class RegistryMachine(RuleBasedStateMachine):
             if clean_up == "broken":
                 self.broken_exits.add(id)
 
-    @rule(name=names, pid=pids, activation=st.sampled_from(list(FAILURES)), clean_up=st.sampled_from(["ok", "broken"]))
+    @rule(name=names, pid=few, activation=st.sampled_from(list(FAILURES)), clean_up=st.sampled_from(["ok", "broken"]))
     def fail_to_register(self, name: str, pid: int, activation: str, clean_up: str) -> None:
         call = self.registration(f"/{name}", pid, activation, clean_up)
         id = self.reaches_activation(name, pid, call)
@@ -200,7 +203,7 @@ class RegistryMachine(RuleBasedStateMachine):
             return id
         return None
 
-    @rule(pid=pids)
+    @rule(pid=few)
     def unregister(self, pid: int) -> None:
         held = [id for id, those in self.holders.items() if pid in those]
         if self.stopped:
