@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -25,9 +26,14 @@ from tuf_server import signer
 
 from harness.errors import HarnessError
 from harness.remote import errors
+from harness.remote.client import Client
+from harness.remote.endpoint import Endpoint
+from harness.remote.serve.host import Host
+from harness.remote.serve.server import GrpcServer
 from harness.remote.state import State, Update
 from harness.remote.store.agent import FRESH, AgentStore, Received
 from harness.remote.store.repository import MAX_SNAPSHOT, MAX_TIMESTAMP, Metadata
+from harness.telemetry import Registry
 
 PATH, OTHER, OWN = "datadog/2/TESTING1/a/b", "datadog/2/ASM/c/d", "employee/TESTING1/a/b"
 NOW = datetime.now(UTC)
@@ -108,7 +114,8 @@ def test_an_update_is_served_until_the_next(backend: Backend, store: AgentStore)
     assert store.versions()["director"] == {"root": 1, "timestamp": 0, "snapshot": 0, "targets": 0}
     store.update(backend.publish())
     assert content(store) == {PATH: b"one", OWN: b"own"}
-    assert store.of_products(frozenset({"TESTING1"})) == [PATH, OWN]
+    assert store.published() is store.published()
+    assert store.published().files == {PATH: (b"one", 1), OWN: (b"own", 1)}
     assert store.versions()["director"] == {"root": 1, "timestamp": 2, "snapshot": 2, "targets": 2}
     backend.put(PATH, b"two")
     backend.put(OTHER, b"more")
@@ -132,6 +139,31 @@ def test_a_client_follows_what_the_store_serves(backend: Backend, store: AgentSt
         backend.director.rotate_root([signer(f"root of {number}")])
     with pytest.raises(errors.TargetError, match="root 9 is not among 1 to 2"):
         store.director_root(9)
+
+
+def test_served_over_grpc_and_followed_by_a_real_client(backend: Backend, store: AgentStore, tmp_path: Path) -> None:
+    """Backend, store, server, client: a change goes all the way, and one that is refused goes no way at all."""
+    state = State.verified(backend.director.metadata("1.root.json"))
+    host = Host(store, random.Random(0))
+    fetcher = Endpoint(f"unix://{tmp_path}/socket").fetcher(lambda: "token")
+    with (
+        GrpcServer(host.serve, address=f"unix:{tmp_path}/socket"),
+        Client(fetcher, state, products=("TESTING1",), metrics=Registry()) as client,
+    ):
+        assert client.update() == frozenset()
+        store.update(backend.publish())
+        assert client.update() == {"TESTING1"}
+        assert {path: c.raw for path, c in client.state.configs.items()} == {PATH: b"one", OWN: b"own"}
+        assert client.update() == frozenset()
+        backend.put(PATH, b"evil", backend.director)
+        with pytest.raises(errors.UptaneError):
+            store.update(backend.publish())
+        assert client.update() == frozenset()
+        backend.put(PATH, b"good")
+        backend.director.rotate_root([signer("new")])
+        store.update(backend.publish())
+        assert client.update() == {"TESTING1"}
+        assert (client.state.configs[PATH].raw, client.state.root_version) == (b"good", 2)
 
 
 def test_what_is_not_sent_stays(backend: Backend, store: AgentStore) -> None:

@@ -1,13 +1,13 @@
-"""What stands between a directory and the servers: the honest answer, or the way that it was told to misbehave."""
+"""What stands between a publisher and the servers: the honest answer, or the way that it was told to misbehave."""
 
 from __future__ import annotations
 
 import logging
 import random
 from threading import Lock
+from typing import Protocol
 
 from harness.remote.serve import answers
-from harness.remote.serve.directory import Directory
 from harness.remote.serve.misbehave import Broken, Scene, misbehave
 from harness.remote.serve.repository import Published
 from harness.remote.wire import config_pb2 as pb
@@ -16,21 +16,29 @@ _log = logging.getLogger(__name__)
 _REMEMBERED = 16
 
 
-class Host:
-    """Answers requests from what a directory publishes; ``way`` (None: honestly) may be changed at any time."""
+class Publisher(Protocol):
+    """A directory of configurations, or the agent's store."""
 
-    def __init__(self, directory: Directory, dice: random.Random) -> None:
+    def published(self) -> Published:
+        """What there is to serve now; the same object as long as it is the same."""
+        ...
+
+
+class Host:
+    """Answers requests from what somebody publishes; ``way`` (None: honestly) may be changed at any time."""
+
+    def __init__(self, publisher: Publisher, dice: random.Random) -> None:
         self.way: str | None = None
         self.seen: dict[str, pb.Client] = {}
         """What each client last said, by its id."""
-        self._directory = directory
+        self._publisher = publisher
         self._dice = dice
         self._lock = Lock()
         self._past: list[Published] = []
 
     def serve(self, asked: pb.ClientGetConfigsRequest) -> pb.ClientGetConfigsResponse | Broken:
         """The answer. MetadataError where the request is refused."""
-        published = self._directory.published()
+        published = self._publisher.published()
         with self._lock:
             if not self._past or self._past[-1] is not published:
                 self._past = [*self._past[1 - _REMEMBERED :], published]

@@ -23,8 +23,9 @@ from types import TracebackType
 
 from tuf.api.metadata import TargetFile
 
-from harness.remote import paths, tuf
+from harness.remote import tuf
 from harness.remote.errors import RemoteError, StoreError, TamperedError, TargetError
+from harness.remote.serve.repository import Content, Published
 from harness.remote.store import uptane
 from harness.remote.store.database import Database
 from harness.remote.store.repository import Metadata, TrustedRepository
@@ -41,6 +42,12 @@ class Received:
     config: Metadata = field(default_factory=Metadata)
     files: Mapping[str, bytes] = field(default_factory=dict)
     """Content by path."""
+
+
+def _version(entry: TargetFile) -> int:
+    """The file's own version, 0 where the director gives none; the client is the one to mind."""
+    version = entry.custom.get("v") if isinstance(entry.custom, dict) else None
+    return version if isinstance(version, int) else 0
 
 
 def _no_uuid() -> str:
@@ -65,6 +72,7 @@ class AgentStore:
         self._clock, self._monotonic = clock, monotonic
         self._lock = RLock()
         self._verified: float | None = None
+        self._shown: Published | None = None
         self._database = Database(path)
         try:
             self._director = self._restore("director", director)
@@ -87,7 +95,7 @@ class AgentStore:
                 self._check(director, config)
                 self._database.keep_metadata("director", director.kept)
                 self._database.keep_metadata("config", config.kept)
-            self._director, self._config = director, config
+            self._director, self._config, self._shown = director, config, None
             self._verified = self._monotonic()
 
     def versions(self) -> dict[str, dict[str, int]]:
@@ -123,9 +131,27 @@ class AgentStore:
             tuf.verify_file(path, raw, entry)
             return raw
 
-    def of_products(self, products: frozenset[str]) -> list[str]:
-        """The paths of some products."""
-        return [path for path in self.targets() if paths.parse(path).product in products]
+    def published(self) -> Published:
+        """All that the director has for clients, as the serving side shows it; the same value until an update.
+
+        Roots older than the store's first one are empty: it never had them.
+        """
+        with self._fresh():
+            if self._shown is None:
+                self._shown = self._publish()
+            return self._shown
+
+    def _publish(self) -> Published:
+        director = self._director
+        older = director.versions["root"] - len(director.kept.roots)
+        files = {path: Content(self.file(path), _version(entry)) for path, entry in director.targets.items()}
+        return Published(
+            roots=(b"",) * older + director.kept.roots,
+            targets=director.kept.targets,
+            targets_version=director.versions["targets"],
+            files=files,
+            entries={path: {"length": e.length, "hashes": e.hashes} for path, e in director.targets.items()},
+        )
 
     def close(self) -> None:
         """Close the database; twice is once."""
