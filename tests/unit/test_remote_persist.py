@@ -14,9 +14,13 @@ import pytest
 from tuf_server import NOW, Server
 
 from harness.remote import persist
-from harness.remote.errors import StoreError, TamperedError
+from harness.remote.client import Client
+from harness.remote.errors import RollbackError, StoreError, TamperedError
 from harness.remote.persist import FILE, MAX_FILE, RealDisk, StateFile
+from harness.remote.serve import answers
 from harness.remote.state import Kept, State
+from harness.remote.wire import config_pb2 as pb
+from harness.telemetry import Registry
 
 
 def up_to_date(server: Server) -> State:
@@ -141,6 +145,51 @@ def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
 def test_an_unverified_state_has_nothing_to_keep(tmp_path: Path) -> None:
     with StateFile(tmp_path) as file, pytest.raises(StoreError, match="unverified"):
         file.save(State.unverified())
+
+
+class Direct:
+    """A fetcher that asks the server in this process."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+
+    def fetch(self, request: pb.ClientGetConfigsRequest) -> pb.ClientGetConfigsResponse:
+        return answers.answer(self.server.publish(), request)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_client_that_keeps_its_state(tmp_path: Path) -> None:
+    """Restarted, it refuses what is older, and gets its files again; a state that cannot be kept does not count."""
+    path = "employee/TESTING1/a/b"
+    server = Server(files={path: (b"x", 1)}, targets_version=5)
+
+    def client(file: StateFile) -> Client:
+        state = file.load(server.roots[0])
+        return Client(
+            Direct(server), state, products=("TESTING1",), keep=file.save, clock=lambda: NOW, metrics=Registry()
+        )
+
+    with StateFile(tmp_path) as file, client(file) as first:
+        assert first.update() == {"TESTING1"}
+    with StateFile(tmp_path) as file, client(file) as second:
+        server.targets_version = 4
+        with pytest.raises(RollbackError, match="targets 4 are older than targets 5"):
+            second.update()
+        assert second.configs("TESTING1") == {}
+        server.targets_version = 5
+        assert second.update() == {"TESTING1"}
+        assert second.configs("TESTING1")[path].raw == b"x"
+        server.files, server.targets_version = {path: (b"y", 2)}, 6
+        tmp_path.rename(tmp_path.with_name("gone"))
+        with pytest.raises(StoreError, match="cannot be written"):
+            second.update()
+        assert second.configs("TESTING1")[path].raw == b"x"
+        tmp_path.with_name("gone").rename(tmp_path)
+        assert second.update() == {"TESTING1"}
+    with StateFile(tmp_path) as file:
+        assert file.load(server.roots[0]).oldest_targets == 6
 
 
 SAVES = """
