@@ -80,16 +80,25 @@ def test_a_debugger_attaches_where_the_shell_says():
     path = shell.match[1]
     with socket.socket(socket.AF_UNIX) as stream:
         stream.connect(path)
-        stream.sendall(b"$?#3f")  # why did it stop?
-        # QEMU says so on its own too, for it stops the guest when somebody connects.
-        assert re.search(rb"\+\$[ST]\d\d", stream.recv(100))
-        stream.sendall(b"+$D#44")  # go on without us
-        assert b"OK" in stream.recv(100)
+        # The remote protocol: QEMU stops the guest and says so (in its own time), and lets it go on (D).
+        heard(stream, rb"\$[ST]\d\d")
+        stream.sendall(b"+$D#44")
+        heard(stream, rb"\$OK")
     shell.sendline("echo back $((40 + 2))")
     shell.expect_exact("back 42")
     shell.sendcontrol("]")
     shell.expect(pexpect.EOF)
     wait_for(lambda: not Path(path).exists() or not _answers(path))
+
+
+def heard(stream, pattern):
+    """Read until the pattern has come."""
+    stream.settimeout(60)
+    said = b""
+    while not re.search(pattern, said):
+        piece = stream.recv(100)
+        assert piece, said
+        said += piece
 
 
 def _answers(path):
