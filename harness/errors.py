@@ -58,7 +58,8 @@ class BpfError(HarnessError):
         name = errno_names.errorcode.get(code, str(code))
         said = f": {detail}" if detail else ""
         if code == errno_names.EPERM and not hint:
-            hint = "it takes root, or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; a locked-down kernel refuses it to all"
+            hint = "it takes root, or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; a locked-down kernel refuses it to all; "
+            hint += "before 5.11 it also takes room in RLIMIT_MEMLOCK"
         super().__init__(f"{operation}: {name} ({os.strerror(code)}){said}", hint=hint)
         self.operation = operation
         self.code = code

@@ -58,6 +58,15 @@ class Signature:
         return f"{self.result} ({', '.join(self.parameters) or 'void'})"
 
 
+class Engine(StrEnum):
+    """Who loads a program."""
+
+    LIBBPF = "libbpf"
+    """What is loaded is an ELF object."""
+    BCC = "bcc"
+    """What is loaded is C in BCC's dialect, compiled on the way."""
+
+
 @dataclass(frozen=True)
 class LoadOptions:
     """How an object is to be loaded.
@@ -65,6 +74,7 @@ class LoadOptions:
     ``programs``: the names to load, None for all. ``constants``: read-only globals by name. ``kernel_btf``: a BTF
     file to use instead of the running kernel's own. ``signatures``: what programs expect of the kernel functions
     they are attached to, checked before anything is loaded: program name to (function, expected signature).
+    ``engine``: who loads it.
     """
 
     programs: Collection[str] | None = None
@@ -72,6 +82,7 @@ class LoadOptions:
     map_edits: Mapping[str, MapEdit] = field(default_factory=dict)
     kernel_btf: Path | None = None
     signatures: Mapping[str, tuple[str, Signature]] = field(default_factory=dict)
+    engine: Engine = Engine.LIBBPF
 
 
 class Map(Protocol):

@@ -69,6 +69,12 @@ def build(config: Config, common: BuiltTree, kernel: Kernel) -> KernelTree:
     return KernelTree(target, tuple(left_out))
 
 
+def directories(config: Config, common: BuiltTree, kernel: Kernel) -> list[Path]:
+    """What is KMT_BPF_DIR in that kernel's guest: the common directory, and the one that is laid over it."""
+    own = build(config, common, kernel).dir
+    return [common.dir, *([own] if own else [])]
+
+
 def chosen(config: Config, common: BuiltTree) -> list[str]:
     """The names of the sources that ``[tool.kmt] prebuilt`` means. Raises ConfigError for a glob that means none."""
     found: set[str] = set()

@@ -115,17 +115,18 @@ class BtfLoader:
         return path if path is not None and path.is_file() else None
 
     def flush(self) -> None:
-        """Forget the answer: the next ``get`` asks again."""
+        """Forget the answer: the next ``get`` asks again. Leaves no thread behind."""
         with self._lock:
             self._found = None
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+            timer, self._timer = self._timer, None
+        if timer is not None and timer is not threading.current_thread():
+            timer.cancel()
+            timer.join()
         forget_kernels()
 
     def _arm(self) -> None:
         if self._timer is not None:
-            self._timer.cancel()
+            self._timer.cancel()  # its thread ends by itself
         self._timer = self._make_timer(self._flush_after, self.flush)
         self._timer.daemon = True
         self._timer.start()

@@ -16,7 +16,7 @@ from harness.ebpf.btf_parser import Btf
 from harness.ebpf.libbpf import BpfObject
 from harness.ebpf.maps import RINGBUF
 from harness.errors import HarnessError, SignatureError
-from harness.kernel_api import Feature, KernelApi, LoadOptions, Signature
+from harness.kernel_api import Engine, Feature, KernelApi, LoadedObject, LoadOptions, Signature
 
 _TRACING = 26
 """BPF_PROG_TYPE_TRACING of ``enum bpf_prog_type`` (linux/bpf.h)."""
@@ -100,9 +100,13 @@ class LiveKernel:
         # emulation, searching them does not.
         return frozenset(n for n in names if any(b" %b%b" % (n.encode(), end) in table for end in (b"\n", b"\t")))
 
-    def load(self, name: str, image: bytes, options: LoadOptions) -> BpfObject:
+    def load(self, name: str, image: bytes, options: LoadOptions) -> LoadedObject:
         """Load an object, after comparing what its programs expect with what the kernel's functions are."""
         check_signatures(options, self.signatures({f for f, _ in options.signatures.values()}))
+        if options.engine is Engine.BCC:
+            from harness.ebpf.bcc_object import BccObject
+
+            return BccObject(name, image, options)
         return BpfObject(name, image, options)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Generic, TypeVar
 
 from harness.ebpf.btf import ResultCode
-from harness.ebpf.core import CoreOptions, load_core_asset
+from harness.ebpf.core import CoreOptions, load_core_asset, raise_memlock
 from harness.ebpf.fallback import Attempt, Stage, climb
 from harness.ebpf.prebuilt import read_prebuilt
 from harness.ebpf.runtime import compile_asset
@@ -52,12 +52,16 @@ def load_module(
 
         return load_core_asset(settings, kernel.release, f"{name}.o", callback)
 
+    def begin(image: bytes) -> T:
+        raise_memlock()
+        return start(image, LoadOptions())
+
     def runtime() -> tuple[T, ResultCode | None]:
         made = compile_asset(settings.bpf_dir, module, output_dir=settings.runtime_output_dir, debug=settings.bpf_debug)
-        return start(made.image, LoadOptions()), None
+        return begin(made.image), None
 
     def prebuilt() -> tuple[T, ResultCode | None]:
-        return start(read_prebuilt(settings.bpf_dir, name, kernel.release), LoadOptions()), None
+        return begin(read_prebuilt(settings.bpf_dir, name, kernel.release)), None
 
     outcome = climb(settings.switches, {Stage.CORE: core, Stage.RUNTIME: runtime, Stage.PREBUILT: prebuilt})
     # The last failure is no warning: its error is raised.

@@ -27,20 +27,31 @@ class BpfMap:
     no call meets a descriptor that was closed and opened again as something else.
     """
 
-    def __init__(self, handle: int) -> None:
+    def __init__(self, handle: int, name: str = "") -> None:
         self.handle = handle
-        self.name: str = abi.library().bpf_map__name(handle).decode(errors="replace")
+        self.name = name or str(abi.library().bpf_map__name(handle).decode(errors="replace"))
         self._lock = threading.Lock()
         self._fd: int | None = None
         self.type = self._key_size = self._value_size = 0
 
+    @classmethod
+    def of_descriptor(cls, name: str, fd: int, type: int, key_size: int, value_size: int) -> BpfMap:
+        """A map that something else has made and owns."""
+        found = cls(0, name)
+        found._is(fd, type, key_size, value_size)
+        return found
+
     def made(self) -> None:
         """It is in the kernel now, as it will stay."""
-        lib, cpus = abi.library(), int(abi.library().libbpf_num_possible_cpus())
-        self.type = int(lib.bpf_map__type(self.handle))
-        self._key_size, size = int(lib.bpf_map__key_size(self.handle)), int(lib.bpf_map__value_size(self.handle))
-        self._value_size = (size + 7) // 8 * 8 * cpus if self.type in _PER_CPU else size
-        self._fd = int(lib.bpf_map__fd(self.handle))
+        lib = abi.library()
+        ask = (lib.bpf_map__fd, lib.bpf_map__type, lib.bpf_map__key_size, lib.bpf_map__value_size)
+        self._is(*(int(function(self.handle)) for function in ask))
+
+    def _is(self, fd: int, type: int, key_size: int, value_size: int) -> None:
+        cpus = int(abi.library().libbpf_num_possible_cpus())
+        self.type, self._key_size = type, key_size
+        self._value_size = (value_size + 7) // 8 * 8 * cpus if type in _PER_CPU else value_size
+        self._fd = fd
 
     def close(self) -> None:
         """Let no call begin any more, and wait for the one that is under way."""

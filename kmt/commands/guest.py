@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import tarfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pexpect
 
-from kmt import backends, config, proc, runs
+from kmt import backends, build, build_kernel, config, proc, runs
 from kmt.backends.base import Backend, Machine
 from kmt.backends.kept import KeptBackend
 from kmt.commands import terminal
@@ -25,10 +26,11 @@ from kmt.errors import ConfigError, KmtError, VmNeverStartedError
 from kmt.guest.wire import CHUNK, Kind
 from kmt.keeper import client
 from kmt.kernel import Kernel
-from kmt.run.guest import environment, send_files
+from kmt.roots.rootfs import Progress
+from kmt.run.guest import BPF_DIR, add_programs, environment, send_files
 from kmt.run.link import Link
 from kmt.run.shared import fetch
-from kmt.run.tree import survey, write_tar
+from kmt.run.tree import Tree, add_tree, survey
 
 BOOT_SECONDS = 30.0
 """For the console of ``kmt.shell``, with hardware virtualisation."""
@@ -44,6 +46,16 @@ class Chosen:
     backend: Backend
     kernel: Kernel
     machine: Machine
+    programs: Sequence[Path] = ()
+    """The directories with the project's eBPF objects for this kernel, one laid over the other."""
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment of a command in it."""
+        found = environment(self.settings.env)
+        if self.programs:
+            found["KMT_BPF_DIR"] = str(self.programs[0]) if self.backend.shares_files else BPF_DIR
+        return found
 
 
 def choose(root: Path, word: str, backend: str, accel: str) -> Chosen:
@@ -57,10 +69,22 @@ def choose(root: Path, word: str, backend: str, accel: str) -> Chosen:
         made = backends.get(backend or settings.backend, config=settings, accel=accel or "auto", progress=progress)
         kernel = fetch(found[0], made, settings, progress)
         made.prepare(kernel, machine)
+        programs = _programs(settings, kernel, progress)
     keeper = None if made.shares_files else client.find(settings.root)
     if keeper is not None:
         made = KeptBackend(made, keeper, accel or "auto")
-    return Chosen(found[0].name, settings, made, kernel, machine)
+    return Chosen(found[0].name, settings, made, kernel, machine, programs)
+
+
+def _programs(settings: Config, kernel: Kernel, progress: Progress) -> list[Path]:
+    """Built for that kernel; programs that cannot be built keep nobody out of a guest."""
+    if not settings.sources:
+        return []
+    try:
+        return build_kernel.directories(settings, build.build(settings, progress=progress), kernel)
+    except KmtError as error:
+        print(f"kmt: without the eBPF programs: {error}", file=sys.stderr)
+        return []
 
 
 @contextmanager
@@ -73,7 +97,8 @@ def booted(chosen: Chosen, run: runs.Run) -> Iterator[Link]:
         run.update(name, phase="booting", console=vm.console, vm_pid=getattr(vm, "pid", None))
         link = Link(vm, deadline, factor=backend.deadline_factor, cancel=threading.Event())
         link.hello()
-        send_files(link, None if backend.shares_files else survey(settings.root, settings.file_limit), [])
+        tree = None if backend.shares_files else survey(settings.root, settings.file_limit)
+        send_files(link, tree, chosen.programs)
         run.update(name, phase="ready")
         yield link
         link.goodbye()
@@ -87,7 +112,7 @@ def execute(root: Path, kernel: str, argv: Sequence[str], *, backend: str = "", 
     chosen = choose(root, kernel, backend, accel)
     status = 0
     with runs.start([chosen.name], sys.argv) as run, booted(chosen, run) as link:
-        frames = link.start(argv, cwd=str(root), env=environment(chosen.settings.env))
+        frames = link.start(argv, cwd=str(root), env=chosen.env)
         threading.Thread(target=_pass_input_on, args=(link,), daemon=True).start()
         for frame in frames:
             if frame.kind is Kind.EXIT:
@@ -119,7 +144,7 @@ def shell(root: Path, kernel: str, *, backend: str = "", accel: str = "", gdb: b
     if isinstance(chosen.backend, KeptBackend) and not gdb:
         with runs.start([chosen.name], sys.argv) as run, booted(chosen, run) as link:
             print(f"{chosen.kernel.release}, kept: {LEAVE} leaves, so does the end of the shell", flush=True)
-            terminal.attach(link, ["bash", "-i"], cwd=str(root), env=environment(chosen.settings.env))
+            terminal.attach(link, ["bash", "-i"], cwd=str(root), env=chosen.env)
             run.finish(0)
         return 0
     command = getattr(getattr(chosen.backend, "inner", chosen.backend), "shell_command", None)
@@ -128,8 +153,7 @@ def shell(root: Path, kernel: str, *, backend: str = "", accel: str = "", gdb: b
     with runs.start([chosen.name], sys.argv) as run:
         directory = run.kernel_dir(chosen.name)
         project = directory / "project.tar"
-        with project.open("wb") as file:
-            write_tar(survey(root, chosen.settings.file_limit), file)
+        _pack(project, survey(root, chosen.settings.file_limit), chosen.programs)
         debugger = _debugger(directory) if gdb else None
         columns, lines = os.get_terminal_size(sys.stdout.fileno())
         console = proc.terminal(
@@ -138,7 +162,7 @@ def shell(root: Path, kernel: str, *, backend: str = "", accel: str = "", gdb: b
         try:
             run.update(chosen.name, phase="booting", console=directory / "console", vm_pid=console.pid)
             _boot(console, chosen, directory)
-            _move_in(console, root, lines, columns)
+            _move_in(console, root, lines, columns, chosen.env)
             run.update(chosen.name, phase="ready")
             print(f"{chosen.kernel.release}: {LEAVE} leaves, so does the end of the shell", flush=True)
             if debugger:
@@ -175,11 +199,21 @@ def _boot(console: pexpect.spawn[bytes], chosen: Chosen, directory: Path) -> Non
         raise VmNeverStartedError(f"no shell on the console of {chosen.name}: {said[-1] if said else 'no word'}")
 
 
-def _move_in(console: pexpect.spawn[bytes], root: Path, lines: int, columns: int) -> None:
+def _pack(target: Path, tree: Tree, programs: Sequence[Path]) -> None:
+    """The project and the programs as one tar, to be unpacked at ``/``."""
+    with target.open("wb") as file, tarfile.open(fileobj=file, mode="w|") as tar:
+        add_tree(tar, tree, under=str(tree.root))
+        add_programs(tar, programs, under=BPF_DIR)
+
+
+def _move_in(console: pexpect.spawn[bytes], root: Path, lines: int, columns: int, env: Mapping[str, str]) -> None:
     """Unpack the project at its own path in the guest and start a better shell there."""
     where = shlex.quote(str(root))
+    bpf = f"export KMT_BPF_DIR={env['KMT_BPF_DIR']}; " if "KMT_BPF_DIR" in env else ""
     find = 'for s in /sys/block/*/serial; do [ "$(cat $s)" = kmt-project ] && d=${s%/serial} && d=/dev/${d##*/}; done'
-    start = f"mkdir -p {where}; cd {where}; {find}; tar -xf $d; stty rows {lines} cols {columns}; exec bash; echo"
+    start = (
+        f"mkdir -p {where}; cd {where}; {find}; tar -C / -xf $d; {bpf}stty rows {lines} cols {columns}; exec bash; echo"
+    )
     console.sendline(start)
     console.expect_exact(b"exec bash; echo")
     console.expect_exact([b"# ", pexpect.EOF, pexpect.TIMEOUT], timeout=BOOT_SECONDS)

@@ -96,9 +96,14 @@ def send_files(link: Link, tree: Tree | None, programs: Sequence[Path]) -> str:
 def write_programs(directories: Sequence[Path], target: IO[bytes]) -> None:
     """Write the files of all the directories as one tar stream, those of the first first."""
     with tarfile.open(fileobj=target, mode="w|") as tar:
-        for directory in directories:
-            for path in sorted(p for p in directory.rglob("*") if p.is_file()):
-                tar.add(path, arcname=path.relative_to(directory), recursive=False)
+        add_programs(tar, directories)
+
+
+def add_programs(tar: tarfile.TarFile, directories: Sequence[Path], *, under: str = "") -> None:
+    """Add them to a tar, below ``under``."""
+    for directory in directories:
+        for path in sorted(p for p in directory.rglob("*") if p.is_file()):
+            tar.add(path, arcname=Path(under) / path.relative_to(directory), recursive=False)
 
 
 def request(

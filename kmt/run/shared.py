@@ -83,8 +83,7 @@ class Shared:
             return []
         from kmt import build_kernel
 
-        own = build_kernel.build(self.config, common, kernel).dir
-        return [common.dir, *([own] if own else [])]
+        return build_kernel.directories(self.config, common, kernel)
 
     def tree(self) -> Tree:
         """The project's files that travel, surveyed once."""

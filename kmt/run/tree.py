@@ -73,8 +73,13 @@ def _in_repository(root: Path) -> bool:
 def write_tar(tree: Tree, target: IO[bytes]) -> None:
     """Write the tree as a tar stream. A file that vanished, or may no longer be read, since the survey is left out."""
     with tarfile.open(fileobj=target, mode="w|") as tar:
-        for name in tree.paths:
-            try:
-                tar.add(tree.root / name, arcname=name, recursive=False)
-            except (FileNotFoundError, PermissionError):
-                continue
+        add_tree(tar, tree)
+
+
+def add_tree(tar: tarfile.TarFile, tree: Tree, *, under: str = "") -> None:
+    """Add it to a tar, below ``under``."""
+    for name in tree.paths:
+        try:
+            tar.add(tree.root / name, arcname=Path(under) / name, recursive=False)
+        except (FileNotFoundError, PermissionError):
+            continue

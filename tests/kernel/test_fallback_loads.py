@@ -3,16 +3,14 @@
 All 128 cases of the plan itself are in ``tests/properties/test_fallback.py``.
 """
 
-import contextlib
-import ctypes
 import dataclasses
 import hashlib
 import json
 import os
 import shutil
-from pathlib import Path
 
 import pytest
+from mounts import hidden
 
 from fixtures.workloads import libraries
 from harness.ebpf import core, embedded
@@ -25,7 +23,6 @@ from harness.ebpf.settings import BpfSettings
 from harness.errors import AssetError, BtfError, FallbackError, FormatError
 from harness.watcher import program
 
-CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 0x40000
 OBJECT = "shared-libraries.o"
 
 
@@ -187,31 +184,6 @@ def test_without_btf_the_embedded_collection_has_it_and_then_the_prebuilt_wins(p
         core.reset()
         with pytest.raises(FallbackError, match="co-re load failed: BTF load: "):
             program.start(live, dataclasses.replace(settings, allow_prebuilt_fallback=False))
-
-
-@contextlib.contextmanager
-def hidden(*directories):
-    """Empty directories over these, for this thread only: in a mount namespace of its own."""
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def done(status, what):
-        if status:
-            raise OSError(ctypes.get_errno(), what)
-
-    before = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY)
-    at = os.open(".", os.O_RDONLY)
-    try:
-        done(libc.unshare(CLONE_NEWNS), "unshare")
-        done(libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None), "mount")
-        for directory in directories:
-            if Path(directory).is_dir():
-                done(libc.mount(b"none", directory.encode(), b"tmpfs", 0, None), directory)
-        yield
-    finally:
-        done(libc.setns(before, CLONE_NEWNS), "setns")
-        os.fchdir(at)
-        os.close(at)
-        os.close(before)
 
 
 @pytest.mark.parametrize(

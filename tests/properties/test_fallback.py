@@ -1,39 +1,19 @@
 """The fallback chain against its truth table: all 16 settings, each with all 8 ways the stages can end.
 
-The table is written out here a second time, by hand, so that the code is compared with the words of the
-specification and not with itself.
+The table is ``tests/chain_table.py``, written out by hand.
 """
 
 import itertools
 
 import pytest
+from chain_table import TABLE, WORDS
 from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.ebpf.fallback import STAGES, Stage, Switches, climb, next_stage
 from harness.errors import FallbackError
 
-# Settings: CO-RE, runtime compiler, allow runtime, allow prebuilt. Then the stages tried while each fails (C, R, P).
-TABLE = {
-    "1111": "CRP",
-    "1110": "CR",
-    "1101": "CRP",
-    "1100": "C",
-    "1011": "CRP",
-    "1010": "CR",
-    "1001": "CP",
-    "1000": "C",
-    "0111": "RP",
-    "0110": "R",
-    "0101": "RP",
-    "0100": "R",
-    "0011": "P",
-    "0010": "P",
-    "0001": "P",
-    "0000": "P",
-}
 LETTERS = dict(zip("CRP", Stage, strict=True))
-WORDS = {"C": "co-re load failed: ", "R": "runtime compilation failed: ", "P": ""}
 CASES = [(bits, "".join(good)) for bits in TABLE for n in range(4) for good in itertools.combinations("CRP", n)]
 
 

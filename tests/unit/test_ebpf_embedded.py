@@ -155,6 +155,9 @@ class NoTimer:
     def cancel(self):
         pass
 
+    def join(self):
+        pass
+
 
 @pytest.mark.parametrize(
     ("inner", "said"),
