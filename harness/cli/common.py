@@ -7,11 +7,20 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from harness.ebpf.settings import BpfSettings
 from harness.errors import SettingsError
+
+_NOTHING_ELSE = {"allow_runtime_compiled_fallback": False, "allow_prebuilt_fallback": False}
+_STAGES: dict[str, dict[str, Any]] = {
+    "co-re": _NOTHING_ELSE,
+    "runtime": {**_NOTHING_ELSE, "enable_co_re": False, "enable_runtime_compiler": True},
+    "prebuilt": {**_NOTHING_ELSE, "enable_co_re": False},
+}
+"""Settings that leave one stage."""
 
 
 def add_bpf_options(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +29,7 @@ def add_bpf_options(parser: argparse.ArgumentParser) -> None:
         "--bpf-dir", type=Path, help="the built programs (default: KMT_BPF_DIR, which every guest has)", metavar="DIR"
     )
     parser.add_argument("--btf", type=Path, help="BTF of this kernel, if it shows none itself", metavar="FILE")
+    parser.add_argument("--stage", choices=sorted(_STAGES), help="that one only (default: the first that works)")
     parser.add_argument("--no-ring-buffer", action="store_true", help="read events by the perf buffer")
 
 
@@ -28,7 +38,8 @@ def bpf_settings(options: argparse.Namespace) -> BpfSettings:
     named = options.bpf_dir or os.environ.get("KMT_BPF_DIR")
     if not named:
         raise SettingsError("where are the programs?", hint="--bpf-dir DIR, or set KMT_BPF_DIR; kmt.build makes them")
-    return BpfSettings(Path(named), btf_path=options.btf, enable_ringbuffers=not options.no_ring_buffer)
+    made = BpfSettings(Path(named), btf_path=options.btf, enable_ringbuffers=not options.no_ring_buffer)
+    return made if options.stage is None else replace(made, **_STAGES[options.stage])
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:

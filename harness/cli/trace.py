@@ -1,12 +1,16 @@
 """``python -m harness trace``: connections as they open, move and close; a table, or a JSON object a line.
 
-The JSON lines are ``started`` (which tracer, how it got in), ``closed`` (a connection at its end; counts in bytes and
-segments, durations in seconds) and ``stopped`` (what the programs counted, losses among it).
+Which tracer, and how it got into the kernel, is said first, and why the others did not. The JSON lines are
+``started`` (``tracer``, ``stage``, ``btf`` and ``tried``, a line for everything that was or could have been tried),
+``closed`` (a connection at its end; counts in bytes and segments, durations in seconds) and ``stopped`` (what the
+programs counted, losses among it).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 from collections import deque
 from typing import Any
@@ -18,8 +22,12 @@ from rich.text import Text
 
 from harness.cli import common
 from harness.ebpf import core, events
+from harness.ebpf.fallback import Attempt, Stage
 from harness.ebpf.live import running_kernel
-from harness.tracer import fentry
+from harness.tracer import fentry, kprobe
+from harness.tracer.fargate import on_fargate
+from harness.tracer.select import new_tracer
+from harness.tracer.tracer import Tracer
 
 _MOST_ROWS = 30
 _STEP = 0.25
@@ -30,18 +38,26 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     common.add_bpf_options(parser)
     common.add_output_options(parser)
+    choices = ("auto", "fentry", "kprobe")
+    parser.add_argument("--tracer", choices=choices, default="auto", help="auto: fentry on Fargate, else kprobe")
 
 
 def run(options: argparse.Namespace) -> int:
     """Load the tracer, show what it sees until it is to stop, take it out again."""
     settings = common.bpf_settings(options)
-    with fentry.load_tracer(running_kernel(), settings, fargate=lambda: True) as tracer:
+    kernel = running_kernel()
+    with contextlib.ExitStack() as stack:
+        if options.tracer == "kprobe":
+            tracer: Tracer = stack.enter_context(kprobe.load_tracer(kernel, settings))
+        else:
+            fargate = (lambda: True) if options.tracer == "fentry" else (lambda: on_fargate(os.environ))
+            tracer = stack.enter_context(new_tracer(kernel, settings, fargate=fargate))
         (_lines if options.json else _table)(tracer, options)
     return 0
 
 
-def _lines(tracer: fentry.Tracer, options: argparse.Namespace) -> None:
-    common.line(event="started", tracer=tracer.kind, probes=list(tracer.programs), how=_how(tracer))
+def _lines(tracer: Tracer, options: argparse.Namespace) -> None:
+    common.line(event="started", **_how(tracer), programs=list(tracer.programs))
     for _ in common.until_done(options):
         for conn in tracer.closed(_STEP):
             common.line(event="closed", **fields(conn.tuple, conn.stats), retransmits=conn.retransmits,
@@ -49,7 +65,7 @@ def _lines(tracer: fentry.Tracer, options: argparse.Namespace) -> None:
     common.line(event="stopped", **tracer.counters()._asdict())
 
 
-def _table(tracer: fentry.Tracer, options: argparse.Namespace) -> None:
+def _table(tracer: Tracer, options: argparse.Namespace) -> None:
     console = Console()
     gone: deque[events.Conn] = deque(maxlen=_MOST_ROWS)
     with Live(console=console, auto_refresh=False, screen=False) as live:
@@ -60,7 +76,7 @@ def _table(tracer: fentry.Tracer, options: argparse.Namespace) -> None:
         sys.stdout.flush()
 
 
-def _drawn(tracer: fentry.Tracer, gone: deque[events.Conn]) -> RenderableType:
+def _drawn(tracer: Tracer, gone: deque[events.Conn]) -> RenderableType:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for head in ("pid", "from", "to", "way", "sent", "received", "state"):
         table.add_column(head, no_wrap=True, justify="right" if head in ("pid", "sent", "received") else "left")
@@ -72,7 +88,11 @@ def _drawn(tracer: fentry.Tracer, gone: deque[events.Conn]) -> RenderableType:
         table.add_row(*words, Text(state, style="dim" if state != "open" else "green"))
     more = f", {len(rows) - _MOST_ROWS} more rows" if len(rows) > _MOST_ROWS else ""
     counted = ", ".join(f"{name} {value}" for name, value in tracer.counters()._asdict().items())
-    return Group(Text(_how(tracer), style="bold"), table, Text(f"{counted}{more}", style="dim"))
+    how = _how(tracer)
+    btf = f", {how['btf']} BTF" if how["btf"] else ""
+    title = f"{how['tracer']} tracer ({how['stage']}{btf}, {'ring' if tracer.ringbuf else 'perf'} buffer)"
+    others = [Text(line, style="dim") for line in how["tried"] if not line.endswith(": won")]
+    return Group(Text(title, style="bold"), *others, table, Text(f"{counted}{more}", style="dim"))
 
 
 def fields(key: events.ConnTuple, stats: events.ConnStats) -> dict[str, Any]:
@@ -93,6 +113,19 @@ def _end(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-def _how(tracer: fentry.Tracer) -> str:
-    code = core.result_codes().get(fentry.ASSET.removesuffix(".o"))
-    return f"{tracer} (CO-RE, BTF: {code.name.removesuffix('_BTF').lower() if code is not None else 'none'})"
+def _how(tracer: Tracer) -> dict[str, Any]:
+    """Which tracer and stage won, whose BTF it used, and what became of the others."""
+    attempts: tuple[Attempt, ...] = getattr(tracer, "attempts", ())
+    stage = getattr(tracer, "stage", Stage.CORE)
+    asset = kprobe.MODULE if tracer.kind == "kprobe" else fentry.ASSET.removesuffix(".o")
+    code = core.result_codes().get(asset) if stage is Stage.CORE else None
+    tried = (
+        [] if tracer.kind == "fentry" else ["fentry: not tried: it is for ECS and EKS Fargate only, or not asked for"]
+    )
+    return {
+        "tracer": tracer.kind,
+        "stage": stage,
+        "btf": code.words if code is not None else None,
+        "ring_buffer": tracer.ringbuf,
+        "tried": [*tried, *map(str, attempts or [f"{stage}: won"])],
+    }
