@@ -6,6 +6,7 @@ must leave the state as it was, to the last byte.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from strategies import config_paths, contents, key_names, versions
 from tuf_server import EARLIER, LATER, NOW, Server, entry, instant, root_object, sign, targets_object
 
@@ -52,6 +53,8 @@ class StateMachine(RuleBasedStateMachine):
         self.server = Server(root, signers)
         self.state = State.verified(self.server.roots[0])
         self.root_expired = False
+        self.sent: list[Update] = []
+        """Every honest answer that was taken."""
 
     # What an honest server does.
 
@@ -133,6 +136,25 @@ class StateMachine(RuleBasedStateMachine):
             if built is not None:
                 self.refused(*built)
 
+    @precondition(lambda self: self.sent and not self.root_expired)
+    @rule(data=st.data())
+    def replay_and_mix(self, data: st.DataObject) -> None:
+        """Parts of earlier answers, of one or of several: refused, or nothing that goes back."""
+        roots, targets, files, wanted = (data.draw(st.sampled_from(self.sent)) for _ in range(4))
+        if data.draw(st.booleans()):
+            targets = files = wanted = roots
+        before = snapshot(self.state)
+        update = Update(roots.roots, targets.targets, files.files, wanted.client_configs)
+        try:
+            got = self.state.apply(update, now=NOW).state
+        except RemoteError:
+            assert snapshot(self.state) == before
+        else:
+            assert got.root_version == self.state.root_version
+            assert got.targets_version >= self.state.targets_version
+            assert got.configs.keys() == set(wanted.client_configs)
+            self.files_are_as_listed(got)
+
     @rule(data=st.data())
     def flip_a_byte(self, data: st.DataObject) -> None:
         """Anywhere in signed metadata: refused, or of no effect (a byte between tokens, an unneeded signature)."""
@@ -152,6 +174,16 @@ class StateMachine(RuleBasedStateMachine):
     # What must hold.
 
     @invariant()
+    def every_file_is_as_listed(self) -> None:
+        self.files_are_as_listed(self.state)
+
+    def files_are_as_listed(self, state: State) -> None:
+        for config in state.configs.values():
+            assert len(config.raw) == config.length
+            assert config.hashes
+            assert config.hashes == {name: hashlib.new(name, config.raw).hexdigest() for name in config.hashes}
+
+    @invariant()
     def products_are_a_view_of_the_files(self) -> None:
         rooms = {config.product: self.state.of(config.product) for config in self.state.configs.values()}
         assert {path: c for room in rooms.values() for path, c in room.items()} == self.state.configs
@@ -160,8 +192,9 @@ class StateMachine(RuleBasedStateMachine):
 
     def catch_up(self) -> None:
         """One honest update; then the same again."""
-        before = self.state
-        self.state, products = before.apply(self.server.answer(before), now=NOW)
+        before, answer = self.state, self.server.answer(self.state)
+        self.state, products = before.apply(answer, now=NOW)
+        self.sent.append(answer)
         assert products == self.changed_since(before)
         self.is_the_servers(before)
         again = self.state.apply(self.server.answer(self.state), now=NOW)
