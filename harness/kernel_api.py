@@ -168,6 +168,7 @@ class LoadedObject(Protocol):
 
     def attach_uprobes(self, program: str, file: str, offsets: Sequence[int]) -> Attachment:
         """Attach a program of section ``uprobe.multi`` or ``uretprobe.multi`` to all these functions of ``file``."""
+        ...
 
     def missed(self) -> int:
         """How often a program was to run and could not, because it ran on that CPU already (counted from 5.12 on)."""

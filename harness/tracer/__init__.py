@@ -1,1 +1,1 @@
-"""The TCP tracer."""
+"""The connection tracer: TCP and UDP, by fentry programs or by kprobes."""

@@ -261,6 +261,24 @@ def test_subflows_of_mptcp_leave_nothing(tracer):
     assert not [t for t in tracer.connections() if t.pid == os.getpid()]
 
 
+def test_bytes_without_a_connection_to_count_for_are_called_lost(load):
+    """Of many that are open at once one has an entry: every byte is told or called lost."""
+    with load(max_tracked_connections=1, close_event_pages=64) as tracer:
+        pairs = [tcp.connected(number) for number in range(6)]
+        for client, server in pairs:
+            tcp.move(client, server, 1000)
+            tcp.move(server, client, 10)
+        for pair in pairs:
+            for end in pair:
+                end.close()
+        conns, counters = mine(tracer.closed(0)), tracer.counters()
+        assert len(conns) == counters.tcp_closed == 12
+        assert counters.stats_lost > 0
+        assert sum(c.sent_bytes for c in conns) + counters.sent_bytes_lost == 6 * 1010
+        assert sum(c.recv_bytes for c in conns) + counters.recv_bytes_lost == 6 * 1010
+        assert counters.sent_bytes_lost < 6 * 1010, "one has an entry"
+
+
 def test_errors_of_maps_and_helpers_are_told(load):
     """With room for one connection, and for a few events."""
     with load(max_tracked_connections=1, close_event_pages=1) as tracer:
