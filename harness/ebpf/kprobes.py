@@ -15,6 +15,8 @@ import itertools
 import os
 import platform
 import re
+import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +27,9 @@ _GROUP = "harness"
 _PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 _PERF_TYPE_TRACEPOINT = 2
 _PERF_FLAG_FD_CLOEXEC = 8
-_NAME = re.compile(rf"(?:[pr]\d*:)?{_GROUP}_(\d+)/(\w+)")
+_NAME = re.compile(rf"(?:[pr]\d*:)?({_GROUP}_(\d+)\w*)/(\w+)")
+_TOKEN = secrets.token_hex(4)
+"""Two processes in different pid namespaces may have the same number, and share tracefs."""
 _numbers = itertools.count()
 
 
@@ -59,7 +63,9 @@ class KprobeEvent:
         """NotSupportedError without tracefs; BpfError where the kernel has no such function or may not probe it."""
         if not (tracing / "kprobe_events").exists():
             raise NotSupportedError(f"{tracing} has no kprobe_events", hint="mount tracefs there; it takes root")
-        event = cls(tracing, f"{_GROUP}_{os.getpid()}", f"{'r' if at_end else 'p'}_{function}_{next(_numbers)}")
+        event = cls(
+            tracing, f"{_GROUP}_{os.getpid()}_{_TOKEN}", f"{'r' if at_end else 'p'}_{function}_{next(_numbers)}"
+        )
         kind = f"r{max_active}" if at_end else "p"
         event._write(f"{kind}:{event.group}/{event.name} {function}", f"probing {function}")
         return event
@@ -109,12 +115,13 @@ def missed(profile: str, name: str) -> int:
 
 
 def sweep(tracing: Path = TRACING) -> None:
-    """Remove the events of processes that are gone."""
+    """Remove the events of processes that are gone; one that is in use (EBUSY) has its process in another namespace."""
     try:
         lines = (tracing / "kprobe_events").read_text().splitlines()
     except OSError:
         return
     for line in lines:
         found = _NAME.match(line)
-        if found and not Path(f"/proc/{found[1]}").exists():
-            KprobeEvent(tracing, f"{_GROUP}_{found[1]}", found[2]).remove()
+        if found and not Path(f"/proc/{found[2]}").exists():
+            with suppress(BpfError):
+                KprobeEvent(tracing, found[1], found[3]).remove()

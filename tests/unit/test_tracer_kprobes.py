@@ -93,7 +93,7 @@ def test_a_table_that_may_not_be_written_is_an_error(tmp_path):
 
 
 def test_the_events_of_the_dead_are_removed(tmp_path):
-    dead, living = 2**22 + 5, 1
+    dead, living = f"{2**22 + 5}_0123abcd", "1_0123abcd"
     lines = [f"p:harness_{dead}/p_a_0 a", f"r9:harness_{living}/r_b_1 b", "p:others/c c"]
     (tmp_path / "kprobe_events").write_text("\n".join(lines) + "\n")
     (tmp_path / f"events/harness_{dead}/p_a_0").mkdir(parents=True)
