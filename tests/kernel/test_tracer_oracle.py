@@ -106,10 +106,9 @@ def test_many_at_once(tracer):
     assert seen(tracer.closed(0)) == expected
 
 
-@pytest.mark.parametrize("ringbuf", [True, False], ids=["ring", "perf"])
-def test_a_burst_of_short_connections(load, ringbuf):
-    """Nobody reads until 5,000 are over: what came and what was called lost are all of them, and bytes too."""
-    number = 5000
+@pytest.mark.parametrize(("ringbuf", "number"), [(True, 5000), (False, 1000)], ids=["ring", "perf"])
+def test_a_burst_of_short_connections(load, ringbuf, number):
+    """Nobody reads until all are over: what came and what was called lost are all of them, and bytes too."""
     with load(enable_ringbuffers=ringbuf, close_event_pages=64) as tracer:
         burst = tcp.burst(number, 7, 3)
         conns = mine(tracer.closed(0))
