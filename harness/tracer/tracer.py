@@ -233,10 +233,10 @@ class Tracer:
 
     def _with_flows(self, conns: list[Conn]) -> list[Conn]:
         """For a datagram socket that was closed with several flows: these, out of ``conn_stats``."""
-        ended = {_flow(conn) for conn in conns if not conn.dport and not conn.metadata & events.TCP}
+        ended = {_flow(conn) for conn in conns if _is_socket(conn)}
         if not ended:
             return conns
-        found = [conn for conn in conns if conn.dport or conn.metadata & events.TCP]
+        found = [conn for conn in conns if not _is_socket(conn)]
         for key, value in list(self._maps["conn_stats"].items()):
             flow = events.conn_tuple(key)
             if not flow.metadata & events.TCP and _flow(flow) in ended and self._maps["conn_stats"].delete(key):
@@ -251,6 +251,11 @@ _COLLECT = ("collect_tcp_v4", "collect_tcp_v6", "collect_udp_v4", "collect_udp_v
 
 def _flow(conn: Conn | events.ConnTuple) -> Flow:
     return conn.pid, conn.netns, conn.sport
+
+
+def _is_socket(conn: Conn) -> bool:
+    """Whether it stands for a datagram socket with several flows: nobody is at its other end."""
+    return not (conn.metadata & events.TCP or conn.dport or conn.daddr_h or conn.daddr_l)
 
 
 def _family(metadata: int) -> int:
