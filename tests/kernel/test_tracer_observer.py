@@ -1,6 +1,6 @@
 """The tracer against a second observer: programs that BCC compiled here count the same kernel functions by themselves.
 
-They include no kernel header (net/sock.h costs minutes under emulation), so they know results and nothing of sockets.
+They include no header of sockets (net/sock.h costs minutes under emulation), so they know results and nothing of sockets.
 """
 
 import os
@@ -15,6 +15,8 @@ pytestmark = pytest.mark.requires("bcc", "headers")
 
 COUNTED = ("sent", "received", "udp_sent", "udp_received", "accepted", "connected", "closed")
 TEXT = """
+#include <uapi/linux/ptrace.h>
+
 BPF_ARRAY(counted, u64, %(number)d);
 
 static int add(int slot, u64 number)
