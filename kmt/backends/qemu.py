@@ -27,7 +27,7 @@ from kmt.snapshot import ram, store
 Progress = Callable[[str, int, int], None]
 WARM_SECONDS = 60.0
 """What booting and warming up a guest may take with hardware virtualisation; scaled without."""
-RESTORE_SECONDS = 5.0
+RESTORE_SECONDS = 10.0
 """What a guest may take from a snapshot to its first word; scaled likewise."""
 _log = logging.getLogger("kmt")
 

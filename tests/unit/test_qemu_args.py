@@ -133,3 +133,44 @@ def test_the_probe_has_nothing_but_a_console():
     assert "-device" not in argv
     assert "-blockdev" not in argv
     assert after(argv, "-accel") == "kvm"
+
+
+def with_memory(**memory):
+    argv = qemu_args.command(
+        "qemu",
+        FILES,
+        Machine(memory_mib=512),
+        "tcg",
+        name="6.1",
+        lsm=None,
+        channel=5,
+        monitor=6,
+        memory=qemu_args.Memory(7, **memory),
+    )
+    return argv, [argv[i + 1] for i, word in enumerate(argv) if word == "-object"]
+
+
+def test_memory_that_is_kept_is_written_through_and_boots():
+    argv, backings = with_memory(shared=True, incoming=False)
+    assert backings == ["memory-backend-file,id=kmt-ram,size=512M,mem-path=/proc/self/fd/7,share=on"]
+    assert "memory-backend=kmt-ram" in argv
+    assert "-incoming" not in argv
+
+
+def test_memory_that_is_shared_with_others_is_copied_on_write_and_waits_for_its_state():
+    argv, backings = with_memory(shared=False, incoming=True)
+    assert backings[0].endswith("mem-path=/proc/self/fd/7,share=off")
+    assert after(argv, "-incoming") == "defer"
+
+
+def test_the_machine_is_the_same_whatever_its_memory_lies_in():
+    kept, _ = with_memory(shared=True, incoming=False)
+    restored, _ = with_memory(shared=False, incoming=True)
+    assert [word.replace("share=off", "share=on") for word in restored if word not in ("-incoming", "defer")] == kept
+
+
+def test_the_monitor_is_an_inherited_descriptor_and_only_where_asked_for():
+    argv, _ = with_memory(shared=True, incoming=False)
+    assert "socket,id=monitor,fd=6" in argv
+    assert "chardev=monitor,mode=control" in argv
+    assert "-mon" not in command()
