@@ -18,6 +18,7 @@ from harness.errors import HarnessError
 COMMANDS = {
     "run": "the whole agent: tracer, watcher, remote configurations, debug endpoints",
     "trace": "the TCP connections of this machine, as they come and go",
+    "watch": "the shared libraries that processes use, and the plaintext through those for TLS",
 }
 """Name of a command, which is that of its module, and what its help says."""
 
