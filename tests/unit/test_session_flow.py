@@ -5,7 +5,11 @@ With programs, in every kernel: tests/kernel/test_session.py. The tracer here is
 
 from __future__ import annotations
 
+import json
 import logging
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +20,7 @@ from typing import Any
 import pytest
 from remote_site import TOKEN, Site
 
+from harness.cli import main
 from harness.ebpf.settings import BpfSettings
 from harness.errors import BpfError, ClosedError, HarnessError, SettingsError
 from harness.remote.endpoint import Endpoint
@@ -24,6 +29,7 @@ from harness.session.settings import Live, Remote
 from harness.telemetry import Registry
 from harness.tracer.settings import TracerSettings
 
+ROOT = Path(__file__).parents[2]
 TRACER = "employee/TRACER/a/x"
 LEVEL = "datadog/2/AGENT_CONFIG/{}/x"
 
@@ -244,3 +250,53 @@ def test_debug_endpoints(settings: Settings, tmp_path: Path) -> None:
 def test_settings_that_contradict() -> None:
     with pytest.raises(SettingsError):
         Live(max_closed_connections_buffered=0)
+
+
+def test_the_command(site: Site, tmp_path: Path) -> None:
+    """``python -m harness run`` without its programs, as another process: it polls, shows itself, and ends."""
+    (tmp_path / "token").write_text(TOKEN)
+    (tmp_path / "session.toml").write_text(
+        f"""
+        [bpf]
+        dir = "none"
+        [tracer]
+        enabled = false
+        [watcher]
+        enabled = false
+        [remote]
+        url = "{site.url}"
+        root = "{site.directory.root}"
+        token = "token"
+        interval = 0.05
+        agent_name = "by hand"
+        [debug]
+        address = "unix:{tmp_path}/d"
+        """
+    )
+    words = [sys.executable, "-m", "harness", "run", "--config", str(tmp_path / "session.toml")]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert json.loads(process.stdout.readline())["debug"] == f"unix:{tmp_path}/d"
+            until(lambda: {client.client_agent.name for client in site.host.seen.values()} == {"by hand"})
+            process.send_signal(signal.SIGTERM)
+            assert json.loads(process.stdout.readline()) == {"event": "stopped"}
+            assert process.wait() == 0
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(("text", "words"), [("x = 1", "x is not known"), (None, "session.toml"), ("\udcff", "")])
+def test_a_file_that_is_none(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    text: str | None,
+    words: str,
+) -> None:
+    monkeypatch.setenv("KMT_BPF_DIR", str(tmp_path))
+    file = tmp_path / "session.toml"
+    if text is not None:
+        file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert main(["run", "--config", str(file)]) == 1
+    assert words in capsys.readouterr().err
