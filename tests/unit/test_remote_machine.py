@@ -7,23 +7,27 @@ where an honest server had put it, or where it was.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from datetime import timedelta
+from threading import Event
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from remote_site import Site, token
 from strategies import contents, key_names
 from tuf_server import NOW, Server
 
 from harness.remote import messages, paths
 from harness.remote.client import Client
 from harness.remote.errors import RemoteError
-from harness.remote.fetch import DeadlineError
+from harness.remote.fetch import DeadlineError, FetchError
 from harness.remote.serve import answers, misbehave
 from harness.remote.serve.misbehave import Broken, Scene
 from harness.remote.serve.repository import Content, Published
+from harness.remote.serve.wire_faults import Fault, Relay
 from harness.remote.state import ApplyState, ApplyStatus, State
 from harness.remote.wire import config_pb2 as pb
 from harness.telemetry import Registry
@@ -126,6 +130,8 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def poll(self) -> None:
+        """A new version: who has the present one is sent nothing, also if a hostile server left something out."""
+        self.change()
         self.client.poll()
         assert self.client.schedule.last_error == ""
         state = self.client.state
@@ -208,3 +214,87 @@ def test_every_way_is_one(way: str) -> None:
         except RemoteError:
             continue
         assert way not in REFUSED
+
+
+# The same over real connections.
+
+
+@pytest.fixture(scope="module", params=["grpcs", "https"])
+def wired(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wired]:
+    folder = tmp_path_factory.mktemp("wired")
+    with Site(folder, request.param) as site, Relay("127.0.0.1", site.server.port) as relay:
+        yield Wired(site, relay)
+
+
+class Wired:
+    """A serving side whose connections pass a relay that may break them."""
+
+    def __init__(self, site: Site, relay: Relay) -> None:
+        self.site, self.relay, self.turn = site, relay, 0
+        self.moments: list[dict[str, bytes]] = []
+
+    def client(self, seconds: float = 30.0) -> Client:
+        url = f"{self.site.form}://localhost:{self.relay.port}"
+        fetcher = self.site.endpoint(url=url, seconds=seconds).fetcher(token)
+        return Client(fetcher, self.site.state(), products=sorted(SUBSCRIBED), metrics=Registry())
+
+    def put(self) -> dict[str, bytes]:
+        """Serve new content, and give all that is served."""
+        self.turn += 1
+        for path in PATHS:
+            self.site.put(path, f"{path} {self.turn}".encode())
+        self.moments.append({path: content.raw for path, content in self.site.directory.published().files.items()})
+        return self.moments[-1]
+
+
+def contents_of(client: Client) -> dict[str, bytes]:
+    return {path: config.raw for path, config in client.state.configs.items()}
+
+
+@settings(max_examples=25, deadline=None)
+@given(kind=st.sampled_from(["drop", "flip"]), after=st.integers(0, 6000))
+def test_a_broken_connection_changes_all_or_nothing(wired: Wired, kind: Any, after: int) -> None:
+    wired.relay.fault = None
+    with wired.client() as client:
+        served = wired.put()
+        wired.relay.fault = Fault(kind, after)
+        before = client.state
+        try:
+            client.update()
+        except FetchError:
+            assert client.state is before
+        else:
+            assert contents_of(client) == served
+        wired.relay.fault = None
+        for _ in range(200):
+            client.poll()
+            if contents_of(client) == served:
+                break
+            Event().wait(0.01)
+        assert contents_of(client) == served
+
+
+@pytest.mark.parametrize("way", misbehave.names())
+def test_no_way_gets_past_a_real_wire(wired: Wired, way: str) -> None:
+    wired.relay.fault = None
+    with wired.client() as client:
+        first = wired.put()
+        client.update()
+        wired.site.directory.rotate("targets")
+        second = wired.put()
+        wired.site.host.way = way
+        slow = wired.client(0.3)
+        for each in (slow, client) if way not in ("hang", "endless", "huge") else (slow,):
+            before = each.state
+            each.poll()
+            if each.schedule.last_error or not each.schedule.succeeded:
+                assert each.state is before
+            else:
+                assert way not in REFUSED
+                # A new client may be shown what was true once; one that has seen more, not.
+                moments = [first, second] if each is client else wired.moments
+                assert any(contents_of(each).items() <= moment.items() for moment in moments)
+        slow.close()
+        wired.site.host.way = None
+        client.update()
+        assert contents_of(client) == second != first

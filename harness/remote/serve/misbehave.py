@@ -2,7 +2,9 @@
 
 Without the keys of a repository an attacker can alter, cut, mix, repeat and withhold what was published, and sign
 with keys of his own. Law (a client's, which tests hold it to): whatever is sent, the client's state is one that was
-published, and not an older one than it had. A way that has nothing to work on (a replay without a past) answers
+published, and not an older one than it had. What nobody signs, and so nobody can verify, is which of the listed files
+a client is to have, and that there is no newer root: a server that leaves some out is believed until the targets'
+next version. A way that has nothing to work on (a replay without a past) answers
 honestly; chance is an argument. What happens below a message, on the wire, is ``wire_faults``.
 """
 
