@@ -15,15 +15,17 @@ import pytest
 from waiting import wait_for
 
 from fixtures.workloads import libraries
+from fixtures.workloads.namespaces import as_nobody
 from fixtures.workloads.processes import between_open_and_map, holding, loading, running, static_program
 from harness.ebpf import event_program
+from harness.ebpf.events import LibraryCounters
 from harness.ebpf.fallback import Stage
 from harness.ebpf.settings import BpfSettings
 from harness.processes.monitor import ProcessMonitor
 from harness.processes.source import opener
 from harness.telemetry import Registry
 from harness.watcher import program
-from harness.watcher.errors import NoRuleMatchedError
+from harness.watcher.errors import NoRuleMatchedError, PidNotRegisteredError
 from harness.watcher.identity import PathIdentifier
 from harness.watcher.watcher import Watcher
 
@@ -407,6 +409,52 @@ def test_a_path_with_a_newline(watch, log, room):
         wait_for(lambda: pids(watcher, path) == {first.pid})
         with holding(path) as second:
             wait_for(lambda: pids(watcher, path) == {first.pid, second.pid})
+
+
+def test_a_process_that_may_not_be_looked_at(watch, log, room, metrics):
+    path = libraries.library(room, "libssl.so.3")
+    with watch(log.rule(TLS), opens=Silence) as watcher, holding(path) as process:
+        before = counted(metrics)["unreadable"]
+        as_nobody(lambda: watcher.set_rules([log.rule(TLS)]))
+        assert counted(metrics)["unreadable"] > before
+        assert pids(watcher, path) == set()
+        with pytest.raises(PermissionError):
+            as_nobody(lambda: watcher.attach_pid(process.pid))
+        watcher.attach_pid(process.pid)
+        assert pids(watcher, path) == {process.pid}
+
+
+class Silence:
+    """A stream of no opens."""
+
+    def read(self, seconds):
+        time.sleep(seconds)
+        return []
+
+    def counters(self):
+        return LibraryCounters(0, 0, 0)
+
+    def close(self):
+        pass
+
+
+def test_numbers_of_no_process_and_of_another_namespace(watch, log, room):
+    """A process is known by its number here, wherever it lives; the number that it has there is somebody else's."""
+    path = libraries.library(room, "libssl.so.3")
+    elsewhere = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    with watch(log.rule(TLS)) as watcher, holding(path, before=elsewhere) as unshare:
+        wait_for(lambda: pids(watcher, path))
+        (pid,) = pids(watcher, path)
+        status = Path(f"/proc/{pid}/status").read_text()
+        assert re.search(rf"NSpid:\t{pid}\t1\n", status)
+        assert pid != unshare.pid
+        watcher.detach_pid(pid)
+        watcher.attach_pid(pid)
+        for number in (0, -1, 1 << 31, 1 << 70):
+            with pytest.raises(FileNotFoundError):
+                watcher.attach_pid(number)
+            with pytest.raises(PidNotRegisteredError):
+                watcher.detach_pid(number)
 
 
 def test_a_callback_that_hangs_holds_up_neither_others_nor_the_end(watch, watcher_of, log, room, monkeypatch):
