@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from waiting import wait_for
 
 from fixtures.workloads.nursery import Nursery
@@ -60,9 +60,11 @@ class LiveMachine(RuleBasedStateMachine):
         wait_for(lambda: {file.id: file.pids for file in self.watcher.registry.traced()} == wanted)
         wait_for(lambda: self.watcher.registry.in_flight == 0)
 
-    @precondition(lambda self: not self.started)
-    @rule()
-    def start(self):
+    @initialize(before=st.lists(st.tuples(names, st.sampled_from(WAYS)), min_size=1, max_size=3))
+    def start(self, before):
+        """Some have files open already."""
+        for name, way in before:
+            self.begin(name, way)
         self.watcher.start()
         assert self.watcher.program is not None
         self.started = True
