@@ -53,15 +53,15 @@ def start(backend, kernel, machine, *, restored):
             return f"{type(error).__name__}: {error}"
 
 
-def holdings():
-    """What this process holds now: processes, descriptors, listening sockets, files of snapshots, its memory."""
+def holdings(key):
+    """What this process holds now: processes, descriptors, listening sockets, files of the snapshot, its memory."""
     gc.collect()
     me = psutil.Process()
     return {
         "processes": len(me.children(recursive=True)),
         "descriptors": me.num_fds(),
         "listening sockets": len([c for c in me.net_connections("inet") if c.status == psutil.CONN_LISTEN]),
-        "files in the store": len(list(store.rooms().rglob("*"))),
+        "files of the snapshot": len(list(store.rooms().glob(f"*{key}*/**/*"))),
         "scratch directories": len(list(Path(tempfile.gettempdir()).glob("kmt-restores-*"))),
         "MiB": me.memory_info().rss >> 20,
     }
@@ -80,13 +80,14 @@ def measure(name, options, machine):
     cold = backends.get("qemu", config=replace(SETTINGS, snapshots=False), accel=options.accel)
     warm.prepare(kernel, machine)
     start(warm, kernel, machine, restored=True)  # the first one pays for imports and cold caches
-    before, restores, boots = holdings(), [], []
+    key = warm.key(kernel, machine)
+    before, restores, boots = holdings(key), [], []
     every = max(1, options.restores // options.boots) if options.boots else 0
     for number in range(options.restores):
         restores.append(start(warm, kernel, machine, restored=True))
         if every and number % every == 0 and len(boots) < options.boots:
             boots.append(start(cold, kernel, machine, restored=False))
-    after = holdings()
+    after = holdings(key)
     good, booted = ([found for found in runs if not isinstance(found, str)] for runs in (restores, boots))
     print(f"{name} ({kernel.release}): {len(good)} of {len(restores)} restored, {len(booted)} of {len(boots)} booted")
     if good:
