@@ -237,6 +237,8 @@ def _held(directory: Path) -> bool:
             return False
     except Timeout:
         return True
+    except FileNotFoundError:  # its room has just been removed: it is over
+        return False
 
 
 def _prune(keep: int) -> None:

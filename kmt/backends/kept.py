@@ -7,8 +7,9 @@ the artefacts are made new. Tests that ask for a pristine kernel get one of the 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,17 +61,17 @@ class KeptVm:
 
 
 class KeptBackend:
-    """Leases from ``keeper`` what ``inner`` would launch; see ``kmt.backends.base.Backend``."""
+    """Leases what ``inner`` would launch from the keeper that ``keeper()`` finds; see ``kmt.backends.base.Backend``."""
 
-    def __init__(self, inner: Backend, keeper: Seen, accelerator: str) -> None:
+    def __init__(self, inner: Backend, keeper: Callable[[], Seen], accelerator: str) -> None:
         self.inner, self._keeper, self._accelerator = inner, keeper, accelerator
+        self._stay = ""
         self.name, self.simulated, self.shares_files = inner.name, inner.simulated, inner.shares_files
 
     @property
     def notice(self) -> str:
         """The inner backend's, and that guests stay."""
-        stay = f"guests stay with run {self._keeper.record.id}; {task('stop')} {self._keeper.record.id} ends them"
-        return "; ".join(filter(None, (self.inner.notice, stay)))
+        return "; ".join(filter(None, (self.inner.notice, self._stay)))
 
     @property
     def pristine(self) -> Backend | None:
@@ -112,7 +113,9 @@ class KeptBackend:
             with self.inner.launch(kernel, machine, run_dir, deadline, checkpointable=True) as vm:
                 yield vm
             return
-        with client.lease(self._keeper, kernel, machine, self._accelerator) as leased:
+        keeper = self._keeper()
+        self._stay = f"guests stay with run {keeper.record.id}; {task('stop')} {keeper.record.id} ends them"
+        with client.lease(keeper, kernel, machine, self._accelerator) as leased:
             leased.channel.setblocking(True)
             if not self.shares_files:  # this machine may have been suspended since its last lease
                 leased.channel.sendall(pack(Kind.CLOCK, {"now": time.time()}))
@@ -124,4 +127,4 @@ def kept(inner: Backend, config: Config, accelerator: str, minutes: float) -> Ke
     """``inner`` by way of the project's keeper, which is started when there is none (KeeperError)."""
     if minutes <= 0:
         raise ConfigError(f"--kernel-keep must be more than 0 minutes, not {minutes:g}")
-    return KeptBackend(inner, client.ensure(config.root, 60 * minutes), accelerator)
+    return KeptBackend(inner, partial(client.ensure, config.root, 60 * minutes), accelerator)

@@ -140,7 +140,10 @@ class QemuBackend:
             return self._command(kernel, machine, accelerator, channel=channel, monitor=monitor, memory=memory)
 
         inherited = [memory.descriptor] if memory else []
-        with running(command, run_dir, accelerator, deadline, (kernel, machine), inherited=inherited) as vm:
+        first = "kmt: goes on from a memory snapshot" if memory and memory.incoming else ""
+        with running(
+            command, run_dir, accelerator, deadline, (kernel, machine), inherited=inherited, first_line=first
+        ) as vm:
             try:
                 if self._config.dump:
                     vm.panic_grace = 1.0

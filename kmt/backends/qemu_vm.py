@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -118,8 +119,11 @@ def running(
     made_of: tuple[Kernel, Machine],
     *,
     inherited: Sequence[int] = (),
+    first_line: str = "",
 ) -> Iterator[QemuVm]:
     """Start the machine; ``command`` is given the descriptors of the agent's channel and of the monitor.
+
+    ``first_line`` is ours, in front of what the console says.
 
     Call it from the thread that keeps the ``with``: QEMU dies with that thread.
     """
@@ -132,6 +136,8 @@ def running(
         try:
             with errors.open("wb") as stderr:
                 words = command(*passed)
+                if first_line:
+                    os.write(watch.writing, f"{first_line}\n".encode())
                 process = proc.spawn(words, stdout=watch.writing, stderr=stderr, pass_fds=[*passed, *inherited])
         finally:
             watch.started()

@@ -72,7 +72,7 @@ def choose(root: Path, word: str, backend: str, accel: str) -> Chosen:
         programs = _programs(settings, kernel, progress)
     keeper = None if made.shares_files else client.find(settings.root)
     if keeper is not None:
-        made = KeptBackend(made, keeper, accel or "auto")
+        made = KeptBackend(made, lambda: keeper, accel or "auto")
     return Chosen(found[0].name, settings, made, kernel, machine, programs)
 
 

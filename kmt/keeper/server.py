@@ -23,6 +23,8 @@ from kmt.run.link import Link
 from kmt.runs import Run
 
 TICK = 0.2
+LINGER = 10.0
+"""Seconds that a keeper without guests waits for a lessee at least."""
 FOREVER = 10 * 365 * 86400.0
 """Seconds: a kept guest has no deadline of its own, its lessees have."""
 
@@ -133,7 +135,7 @@ class Keeper:
             for guest in self._guests:
                 if guest.lessee is None and guest.ready.is_set() and now - guest.idle_since > self._idle:
                     guest.ended.set()
-            return not self._guests and not self._lessees and now - self._busy > min(self._idle, 60.0)
+            return not self._guests and not self._lessees and now - self._busy > max(self._idle, LINGER)
 
     def _lend(self, lessee: Connection) -> None:
         """One conversation, from the request to the end of the lease."""

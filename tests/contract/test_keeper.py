@@ -164,6 +164,7 @@ def test_start_keep_then_test_exec_and_shell_use_the_same_guest(project):
     argv = ["-m", "invoke", "kmt.shell", "6.1"]
     shell = pexpect.spawn(sys.executable, argv, cwd=str(project), timeout=60, dimensions=(30, 100), encoding="utf-8")
     shell.expect_exact("kept: Ctrl-] leaves")
+    shell.expect_exact("# ")
     shell.sendline("stty size; cat /tmp/count; echo; pwd")
     shell.expect_exact("30 100\r\n")
     shell.expect_exact("xx")

@@ -254,8 +254,8 @@ def test_cancel_ends_a_wait(guest):
 
 def test_a_request_that_no_guest_takes_is_answered(guest):
     link, *_ = guest
-    link.send(Kind.HELLO, {})
-    with pytest.raises(AgentError, match="does not take HELLO"):
+    link.send(Kind.REPORT, {})
+    with pytest.raises(AgentError, match="does not take REPORT"):
         link.receive(Kind.DONE)
 
 
