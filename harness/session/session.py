@@ -30,7 +30,8 @@ from harness.remote.state import ApplyState, ApplyStatus, State
 from harness.session import updates
 from harness.session.settings import LEVELS, Live, Remote, Settings, Watch
 from harness.telemetry import DEFAULT, PROMETHEUS, MetricGroup, Registry
-from harness.tracer.fentry import load_tracer
+from harness.tracer import fentry, kprobe
+from harness.tracer.select import new_tracer
 from harness.tracer.settings import TracerSettings
 from harness.tracer.tracer import Tracer
 from harness.watcher.identity import FilePath
@@ -39,6 +40,11 @@ from harness.watcher.tls import TlsProbes
 from harness.watcher.watcher import Watcher
 
 Loader = Callable[[KernelApi, BpfSettings, TracerSettings], Tracer]
+_LOADERS: Mapping[str, Loader] = {
+    "auto": new_tracer,
+    "fentry": lambda kernel, bpf, wanted: fentry.load_tracer(kernel, bpf, wanted, fargate=lambda: True),
+    "kprobe": kprobe.load_tracer,
+}
 _log = logging.getLogger(__name__)
 _STEP = 0.1
 """Seconds between two looks for closed connections."""
@@ -47,8 +53,8 @@ _STEP = 0.1
 class Session:
     """See the module. Use it as a context manager, or ``start`` and ``close`` it.
 
-    ``load`` puts the tracer into the kernel. ``tracer``, ``watcher``, ``client`` and ``debug`` are None where the
-    settings are without, and before the start.
+    ``load`` puts the tracer into the kernel (default: the one that the settings ask for). ``tracer``, ``watcher``,
+    ``client`` and ``debug`` are None where the settings are without, and before the start.
     """
 
     def __init__(
@@ -56,7 +62,7 @@ class Session:
         kernel: KernelApi,
         settings: Settings,
         *,
-        load: Loader = lambda kernel, bpf, tracer: load_tracer(kernel, bpf, tracer, fargate=lambda: True),
+        load: Loader | None = None,
         metrics: Registry = DEFAULT,
     ) -> None:
         self.settings = settings
@@ -65,7 +71,7 @@ class Session:
         self.watcher: Watcher | None = None
         self.client: Client | None = None
         self.debug: DebugServer | None = None
-        self._kernel, self._load, self._metrics = kernel, load, metrics
+        self._kernel, self._load, self._metrics = kernel, load or _LOADERS[settings.tracer], metrics
         self._tls: TlsProbes | None = None
         self._closed_connections: deque[Conn] = deque(maxlen=settings.live.max_closed_connections_buffered)
         self._group = MetricGroup("session", PROMETHEUS, registry=metrics)

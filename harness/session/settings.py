@@ -5,7 +5,8 @@ the file; the same text gives the same settings.
 
 - top: ``log_level``
 - ``[bpf]``: ``dir``, ``btf``, ``ring_buffers``, ``runtime_compiler``, ``runtime_dir``
-- ``[tracer]``: ``enabled``, ``max_closed_connections_buffered``, and the fields of ``TracerSettings``
+- ``[tracer]``: ``enabled``, ``kind`` (``fentry``, ``kprobe``, or ``auto``: by where we are),
+  ``max_closed_connections_buffered``, and the fields of ``TracerSettings``
 - ``[watcher]``: ``enabled``, ``rules``: a list of ``{pattern = "...", action = "count" | "tls"}``
 - ``[remote]``: ``url``, ``ca``, ``certificate``, ``key``, ``server_name``, ``deadline`` and ``interval`` (seconds),
   ``token`` (a file), ``root`` (a file: the first root), ``unverified``, ``keep`` (a directory for verified
@@ -35,6 +36,7 @@ LEVELS = {
 }  # fmt: skip
 """Names of log levels, in small letters."""
 ACTIONS = ("count", "tls")
+KINDS = ("auto", "fentry", "kprobe")
 MOST_BUFFERED = 1 << 20
 
 
@@ -94,10 +96,15 @@ class Settings:
     bpf: BpfSettings
     live: Live = field(default_factory=Live)
     trace: bool = True
+    tracer: str = "auto"
     watch: bool = True
     remote: Remote | None = None
     debug: str | None = None
     debug_token: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.tracer not in KINDS:
+            raise SettingsError(f"a tracer's kind is one of {', '.join(KINDS)}, not {self.tracer!r}")
 
 
 def parse(text: str, where: Path, *, bpf_dir: Path | None = None) -> Settings:
@@ -127,6 +134,7 @@ def _settings(top: _Table, bpf_dir: Path | None) -> Settings:
         _bpf(top.table("bpf"), bpf_dir),
         live,
         trace=tracer.get("enabled", True, bool),
+        tracer=tracer.get("kind", "auto", str),
         watch=watcher.get("enabled", True, bool),
         remote=_remote(remote) if "remote" in top.values else None,
         debug=debug.get("address", None, str),

@@ -57,7 +57,7 @@ def session(live, settings, site, tmp_path_factory):
     token.write_text(TOKEN)
     endpoint = Endpoint(site.url, ca=site.certificates / "ca.pem", seconds=60)
     remote = Remote(endpoint, token, site.directory.root, interval=0.05)
-    wanted = Settings(settings, Live(rules=(Watch(r"libssl\.so"),)), remote=remote)
+    wanted = Settings(settings, Live(rules=(Watch(r"libssl\.so"),)), tracer="fentry", remote=remote)
     with Session(live, wanted, metrics=Registry()) as session:
         yield session
 
@@ -213,10 +213,11 @@ def test_the_agent_by_hand(site, tmp_path, bpf_dir):
     with agent(config, bpf_dir) as process:
         started = json.loads(process.stdout.readline())
         assert started["event"] == "started"
+        assert started["tracer"].startswith("kprobe"), "this is no Fargate"
         assert started["debug"] == f"unix:{tmp_path}/debug"
         until(lambda: applied(site, "by hand") == [ACKNOWLEDGED])
         metrics = scrape(f"{tmp_path}/debug")
-        assert 'remote_client_version{role="root"} 1' in metrics
+        assert 'remote__client__version{role="root"} 1.0' in metrics
         begun = time.monotonic()
         process.send_signal(signal.SIGTERM)
         *_, stopped = process.stdout

@@ -27,6 +27,7 @@ dir = "programs"
 btf = "/boot/btf"
 ring_buffers = false
 [tracer]
+kind = "kprobe"
 collect_udp_v6 = false
 max_tracked_connections = 100
 max_closed_connections_buffered = 7
@@ -57,6 +58,7 @@ def test_a_whole_file() -> None:
         (Watch(r"libssl\.so", "tls"), Watch("x", "count")),
         "debug",
     )
+    assert made.tracer == "kprobe"
     assert made.remote is not None
     assert made.remote.endpoint.ca == Path("/etc/agent/ca.pem")
     assert (made.remote.interval, made.remote.endpoint.seconds) == (2.0, 1.5)
@@ -85,6 +87,7 @@ def test_an_empty_file_is_the_defaults() -> None:
         ("[tracer]\ncollect_tcp_v4 = 1", "must be True or False"),
         ("[tracer]\nmax_closed_connections_buffered = 0", "whole number"),
         ("[tracer]\nmax_closed_connections_buffered = true", "whole number"),
+        ("[tracer]\nkind = 'x'", "kind is one of"),
         ("[watcher]\nrules = 'x'", "rules must be a list"),
         ("[watcher]\nrules = ['x']", "a rule is"),
         ("[watcher]\nrules = [{pattern='x', more=1}]", "a rule is"),
