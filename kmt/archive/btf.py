@@ -45,14 +45,14 @@ def vmlinux(image: Path) -> bytes:
         offset, length = struct.unpack_from("<II", data, 0x248)
         payload = data[(sectors + 1) * 512 + offset :][:length]
         return _unpacker(payload)(payload)
-    except (OSError, IndexError, struct.error, lzma.LZMAError, zlib.error, ValueError) as error:
+    except (OSError, EOFError, IndexError, struct.error, lzma.LZMAError, zlib.error, ValueError) as error:
         raise ArchiveError(f"{image}: the kernel inside cannot be read: {error}") from None
 
 
 def _unpacker(payload: bytes) -> Callable[[bytes], bytes]:
     """By the first bytes. Behind the compressed data stands its length, which some formats take for garbage."""
     for magic, unpack in {
-        b"\xfd7zXZ\0": lambda d: lzma.LZMADecompressor().decompress(d),
+        b"\xfd7zXZ\0": _xz,
         b"\x28\xb5\x2f\xfd": lambda d: _program(["zstd", "-dcq"], d[:-4]),
         b"\x02\x21\x4c\x18": lambda d: _program(["lz4", "-dcq"], d[:-4]),
         b"\x1f\x8b": lambda d: gzip.GzipFile(fileobj=io.BytesIO(d[:-4])).read(),
@@ -61,6 +61,14 @@ def _unpacker(payload: bytes) -> Callable[[bytes], bytes]:
         if payload.startswith(magic):
             return unpack
     raise ValueError(f"it is compressed in an unknown way ({payload[:6].hex()})")
+
+
+def _xz(data: bytes) -> bytes:
+    unpacker = lzma.LZMADecompressor()
+    unpacked = unpacker.decompress(data)
+    if not unpacker.eof:
+        raise ValueError("its xz data is cut short")
+    return unpacked
 
 
 def _program(argv: list[str], data: bytes) -> bytes:
