@@ -107,10 +107,10 @@ def image(_c: Context) -> None:
     print(matrix.make_image(ROOT))
 
 
-@task
-def build(_c: Context) -> None:
+@task(iterable=["kernels"], help={"kernels": f"{KERNELS}: what only its guest gets, too"})
+def build(_c: Context, kernels: Any = None) -> None:
     """Compile the project's eBPF programs."""
-    show(matrix.compile_objects(ROOT))
+    show(matrix.compile_objects(ROOT, kernels or ()))
 
 
 @task(

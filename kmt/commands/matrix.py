@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from kmt import archive, backends, build, config, proc
+from kmt import archive, backends, build, build_kernel, config, proc
 from kmt import matrix as catalogue
 from kmt.backends.base import Machine
 from kmt.commands.shown import bars, shown
@@ -59,11 +59,17 @@ def make_image(root: Path) -> Path:
         return image.ensure(config.load(root), progress)
 
 
-def compile_objects(root: Path) -> list[str]:
-    """Build the project's eBPF objects: a line an object, the directory last."""
+def compile_objects(root: Path, words: Sequence[str] = ()) -> list[str]:
+    """Build the project's eBPF objects: a line an object, the directory, then a directory for each kernel in words."""
+    settings = config.load(root)
     with bars() as progress:
-        built = build.build(config.load(root), progress=progress)
-    return [f"{name}: {path}" for name, path in sorted(built.objects.items())] + [str(built.dir)]
+        built = build.build(settings, progress=progress)
+        lines = [f"{name}: {path}" for name, path in sorted(built.objects.items())] + [str(built.dir)]
+        for row in rows(settings, words, "") if any(words) else []:
+            kernel = archive.prepare(row, config=settings, progress=progress)
+            own = build_kernel.build(settings, built, kernel)
+            lines += [f"{row.name}: {own.dir}", *(f"{row.name}: left out: {what}" for what in own.left_out)]
+    return lines
 
 
 def dry_run(root: Path, words: Sequence[str], backend: str, accel: str) -> list[str]:
