@@ -49,13 +49,10 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
 
 
 def until_done(options: argparse.Namespace) -> Iterator[None]:
-    """Step after step until the time that was asked for is over, or Ctrl-C: then it just ends."""
+    """Step after step until the time that was asked for is over. Ctrl-C is its caller's to see."""
     end = None if options.seconds is None else time.monotonic() + options.seconds
-    try:
-        while end is None or time.monotonic() < end:
-            yield
-    except KeyboardInterrupt:
-        return
+    while end is None or time.monotonic() < end:
+        yield
 
 
 def line(**fields: Any) -> None:

@@ -58,17 +58,18 @@ def run(options: argparse.Namespace) -> int:
 
 def _lines(tracer: Tracer, options: argparse.Namespace) -> None:
     common.line(event="started", **_how(tracer), programs=list(tracer.programs))
-    for _ in common.until_done(options):
-        for conn in tracer.closed(_STEP):
-            common.line(event="closed", **fields(conn.tuple, conn.stats), retransmits=conn.retransmits,
-                        rtt_us=conn.tcp.rtt, seconds=conn.stats.duration / 1e9)  # fmt: skip
+    with contextlib.suppress(KeyboardInterrupt):
+        for _ in common.until_done(options):
+            for conn in tracer.closed(_STEP):
+                common.line(event="closed", **fields(conn.tuple, conn.stats), retransmits=conn.retransmits,
+                            rtt_us=conn.tcp.rtt, seconds=conn.stats.duration / 1e9)  # fmt: skip
     common.line(event="stopped", **tracer.counters()._asdict())
 
 
 def _table(tracer: Tracer, options: argparse.Namespace) -> None:
     console = Console()
     gone: deque[events.Conn] = deque(maxlen=_MOST_ROWS)
-    with Live(console=console, auto_refresh=False, screen=False) as live:
+    with Live(console=console, auto_refresh=False, screen=False) as live, contextlib.suppress(KeyboardInterrupt):
         for _ in common.until_done(options):
             gone.extend(tracer.closed(_STEP))
             live.update(_drawn(tracer, gone), refresh=True)

@@ -28,7 +28,7 @@ from kmt.errors import ImageError
 from kmt.kernel import Kernel
 from kmt.paths import cache, locked, published
 
-RECIPE = "1"
+RECIPE = "2"
 """Raise it when the same kernel would give other files."""
 MODULES = ("virtio_pci", "virtio_blk", "virtio_console", "erofs", "overlay")
 """What reaching the disks and the agent's port takes, by module name."""
@@ -163,6 +163,8 @@ def _copy_modules(kernel: Kernel, tree: Path) -> Path:
             link.unlink()
     if any(h.name == f"linux-headers-{kernel.release}" for h in kernel.headers):
         (directory / "build").symlink_to(f"/usr/src/linux-headers-{kernel.release}")
+    for common in (h for h in kernel.headers if h.name.endswith("-common")):
+        (directory / "source").symlink_to(f"/usr/src/{common.name}")  # where BCC looks for what "build" lacks
     if not (directory / "modules.dep").is_file():
         proc.run(["depmod", "-b", tree / "usr", kernel.release], error=ImageError)
     return directory

@@ -28,6 +28,8 @@ def kernel(tmp_path, monkeypatch):
     headers = tmp_path / f"linux-headers-{RELEASE}"
     headers.mkdir()
     (headers / "Makefile").write_text("all:\n")
+    common = tmp_path / "linux-headers-6.1-common"
+    common.mkdir()
     (tmp_path / "config").write_text("CONFIG_BPF=y\n")
     (tmp_path / "btf").write_bytes(b"\x9f\xeb")
     image = bytearray(0x400)
@@ -35,7 +37,9 @@ def kernel(tmp_path, monkeypatch):
     image[0x202:0x206] = b"HdrS"
     (tmp_path / "vmlinuz").write_bytes(image)
     parts = {"vmlinuz": tmp_path / "vmlinuz", "modules": modules, "config": tmp_path / "config"}
-    return Kernel("t", RELEASE, **parts, headers=(headers,), btf=tmp_path / "btf", digest="d" * 64, origin="a test")
+    return Kernel(
+        "t", RELEASE, **parts, headers=(headers, common), btf=tmp_path / "btf", digest="d" * 64, origin="a test"
+    )
 
 
 def changed(kernel, **values):
@@ -54,6 +58,7 @@ def test_the_disk_is_laid_out_for_the_guests_root(kernel, monkeypatch):
     modules = f"usr/lib/modules/{RELEASE}"
     assert f"{modules}/modules.dep" in seen
     assert seen[f"{modules}/build"] == f"/usr/src/linux-headers-{RELEASE}"
+    assert seen[f"{modules}/source"] == "/usr/src/linux-headers-6.1-common"
     assert f"usr/src/linux-headers-{RELEASE}/Makefile" in seen
     assert f"boot/config-{RELEASE}" in seen
     assert f"boot/vmlinux-{RELEASE}" in seen
