@@ -292,6 +292,8 @@ class MatrixPlugin:
         """What people should know of how it ran, then the table."""
         for notice in {b.notice: None for b in self._backends.values() if b.notice}:
             terminalreporter.write_line(f"kmt: {notice}", yellow=True)
+        if not self.results:
+            return
         from kmt.report import summary  # rich takes its time, which guests would have had to wait for
 
         summary.write(terminalreporter, self.results, self._config.columns)
