@@ -43,12 +43,14 @@ class KernelRun:
 
     def _add(self, task: Task, place: int) -> None:
         def counted() -> None:
-            task.work()
-            with self._mutex:
-                self._open -= 1
-                last = self._open == 0
-            if last:
-                self.account.close(time.monotonic() - self._begin)
+            try:
+                task.work()
+            finally:
+                with self._mutex:
+                    self._open -= 1
+                    last = self._open == 0
+                if last:
+                    self.account.close(time.monotonic() - self._begin)
 
         with self._mutex:
             self._open += 1
