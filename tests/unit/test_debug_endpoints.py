@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import os
+import select
 import socket
 import stat
 import threading
@@ -425,6 +426,15 @@ def test_slow_clients_are_shed_and_hold_no_place_for_ever(debugger: Debugger) ->
             thread.join(60)
         assert len(ended) == len(slow)
         assert exchange(server, get("/debug/usm_telemetry")) == (200, b"[]")
+
+
+def test_a_slow_client_is_told_and_a_byte_now_and_then_wins_no_time(server: DebugServer) -> None:
+    with connect(server) as client:
+        for byte in itertools.cycle(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nA: b\r\n"):
+            if select.select([client], [], [], 0.05)[0]:
+                break
+            client.send(bytes([byte]))
+        assert answer(client)[0] == 408
 
 
 def test_a_client_that_never_reads_is_shed(metrics: Registry) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import io
+import struct
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,19 @@ def test_offsets_are_those_of_the_loader() -> None:
     with library().open("rb") as file:
         found = function_offsets(file, names)
     assert found == {name: loaded_at(name) for name in ("deflate", "inflate", "crc32_combine")}
+
+
+def test_an_offset_is_a_place_in_the_file_wherever_the_code_is_to_be_loaded() -> None:
+    """Most linkers make the two alike; here the code's segment and its symbols are moved, as lld and others do."""
+    names, elf, moved, far = ["deflate", "inflate"], ELFFile(io.BytesIO(image())), bytearray(image()), 1 << 30
+    for n, segment in enumerate(elf.iter_segments()):
+        if segment["p_type"] == "PT_LOAD" and segment["p_flags"] & 1:
+            struct.pack_into("<Q", moved, elf["e_phoff"] + n * elf["e_phentsize"] + 16, segment["p_vaddr"] + far)
+    table = elf.get_section_by_name(".dynsym")
+    for n, symbol in enumerate(table.iter_symbols()):
+        if symbol.name in names:
+            struct.pack_into("<Q", moved, table["sh_offset"] + n * table["sh_entsize"] + 8, symbol["st_value"] + far)
+    assert offsets(bytes(moved), names, machine()) == {name: loaded_at(name) for name in names}
 
 
 def test_a_library_of_another_machine_is_refused() -> None:
