@@ -10,9 +10,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
-from tuf.api.metadata import TargetFile
-from tuf_repository import Repository
+from tuf_backend import NOW, OTHER, OWN, PATH, Backend, content, everything, sent
 from tuf_server import signer
 
 from harness.errors import HarnessError
@@ -32,56 +31,10 @@ from harness.remote.serve.host import Host
 from harness.remote.serve.server import GrpcServer
 from harness.remote.state import State, Update
 from harness.remote.store.agent import FRESH, AgentStore, Received
-from harness.remote.store.repository import MAX_SNAPSHOT, MAX_TIMESTAMP, Metadata
+from harness.remote.store.repository import Metadata
 from harness.telemetry import Registry
 
-PATH, OTHER, OWN = "datadog/2/TESTING1/a/b", "datadog/2/ASM/c/d", "employee/TESTING1/a/b"
-NOW = datetime.now(UTC)
 DAY = timedelta(days=1)
-
-
-def sent(repository: Repository, known: int = 0) -> Metadata:
-    """All that a repository has published, roots after ``known``."""
-    newest = {"snapshot": repository.snapshot.version, **{name: r.version for name, r in repository.roles.items()}}
-    raw = {name: repository.metadata(f"{version}.{name}.json") for name, version in newest.items()}
-    return Metadata(
-        roots=tuple(repository.metadata(f"{n}.root.json") for n in range(known + 1, repository.root.version + 1)),
-        timestamp=repository.metadata("timestamp.json"),
-        snapshot=raw.pop("snapshot"),
-        targets=raw.pop("targets"),
-        delegated=raw,
-    )
-
-
-class Backend:
-    """A director and a config repository that agree; ``files`` is what they list."""
-
-    def __init__(self) -> None:
-        self.director, self.config = Repository("director"), Repository("config")
-        self.files: dict[str, bytes] = {}
-
-    def put(self, path: str, raw: bytes, *repositories: Repository) -> None:
-        for repository in repositories or (self.director, self.config):
-            repository.add_file(path, raw, custom={"v": 1})
-        self.files[path] = raw
-
-    def remove(self, path: str) -> None:
-        self.files.pop(path, None)
-        self.director.targets.targets.pop(path, None)
-
-    def publish(self) -> Received:
-        self.director.publish()
-        self.config.publish()
-        return self.received()
-
-    def received(self) -> Received:
-        return Received(sent(self.director), sent(self.config), dict(self.files))
-
-    def store(self, path: Path, **options: Any) -> AgentStore:
-        first = "1.root.json"
-        return AgentStore(
-            path, director=self.director.metadata(first), config=self.config.metadata(first), **{"org": 2, **options}
-        )
 
 
 @pytest.fixture
@@ -96,17 +49,6 @@ def backend() -> Backend:
 def store(backend: Backend, tmp_path: Path) -> Iterator[AgentStore]:
     with backend.store(tmp_path / "store.db") as made:
         yield made
-
-
-def content(store: AgentStore) -> dict[str, bytes]:
-    return {path: store.file(path) for path in store.targets()}
-
-
-def everything(store: AgentStore) -> Any:
-    """Memory, and the database, row by row."""
-    database = store._database
-    rows = [database._run(f"SELECT * FROM {table}") for table in ("metadata", "file", "organisation")]
-    return store.versions(), store._director.kept, store._config.kept, rows
 
 
 def test_an_update_is_served_until_the_next(backend: Backend, store: AgentStore) -> None:
@@ -229,196 +171,6 @@ def test_a_newer_first_root(backend: Backend, tmp_path: Path) -> None:
         assert store.versions()["director"] == {"root": 4, "timestamp": 0, "snapshot": 0, "targets": 0}
         store.update(replace(backend.publish(), director=sent(backend.director, known=4)))
         assert content(store) == backend.files
-
-
-Fault = Callable[[Backend], "Received | None"]
-FAULTS: dict[str, tuple[Fault, type[errors.RemoteError], str]] = {}
-
-
-def fault(kind: type[errors.RemoteError], words: str) -> Callable[[Fault], Fault]:
-    """Put what a backend may do wrong into the table: it gives what to send, or None for all that is published."""
-
-    def add(build: Fault) -> Fault:
-        FAULTS[build.__name__] = build, kind, words
-        return build
-
-    return add
-
-
-def changed(repository: Repository, **parts: Any) -> Metadata:
-    return replace(sent(repository), **parts)
-
-
-@fault(errors.UptaneError, "that the config repository does not")
-def a_file_of_the_director_alone(backend: Backend) -> None:
-    backend.put(OTHER, b"x", backend.director)
-
-
-@fault(errors.UptaneError, "9 bytes for the director, 3 for")
-def other_lengths(backend: Backend) -> None:
-    backend.put(PATH, b"two", backend.config)
-    backend.put(PATH, b"of nine b", backend.director)
-
-
-@fault(errors.UptaneError, "list other hashes")
-def other_hashes(backend: Backend) -> None:
-    backend.put(PATH, b"two", backend.config)
-    backend.put(PATH, b"TWO", backend.director)
-
-
-@fault(errors.UptaneError, "list other hashes")
-def one_hash_more(backend: Backend) -> None:
-    backend.config.targets.targets[PATH] = TargetFile.from_data(PATH, b"one", ["sha256", "sha512"])
-
-
-@fault(errors.UptaneError, "never sent")
-def a_file_that_is_not_sent(backend: Backend) -> None:
-    backend.put(OTHER, b"x")
-    del backend.files[OTHER]
-
-
-@fault(errors.TargetError, "not what the targets say")
-def a_file_of_other_bytes(backend: Backend) -> None:
-    backend.files[PATH] = b"two"
-
-
-@fault(errors.UptaneError, "organisation 3, this is 2")
-def a_file_of_another_organisation(backend: Backend) -> None:
-    backend.put("datadog/3/TESTING1/a/b", b"x")
-
-
-@fault(errors.PathError, "unknown source")
-def a_path_that_is_none(backend: Backend) -> None:
-    backend.put("elsewhere/x", b"x")
-
-
-@fault(errors.UptaneError, "director: the snapshot is of organisation 'them', this is 'us'")
-def a_snapshot_of_another_organisation(backend: Backend) -> None:
-    backend.director.snapshot.unrecognized_fields["custom"] = {"org_uuid": "them"}
-
-
-@fault(errors.UptaneError, "config: the snapshot is of organisation 'them', this is 'us'")
-def a_config_snapshot_of_another_organisation(backend: Backend) -> None:
-    backend.director.snapshot.unrecognized_fields["custom"] = {"org_uuid": "us"}
-    backend.config.snapshot.unrecognized_fields["custom"] = {"org_uuid": "them"}
-
-
-@fault(errors.UptaneError, "is no string")
-def an_organisation_that_is_no_name(backend: Backend) -> None:
-    backend.config.snapshot.unrecognized_fields["custom"] = {"org_uuid": 7}
-
-
-@fault(errors.ThresholdError, "config: ")
-def targets_by_the_wrong_key(backend: Backend) -> None:
-    backend.config.signers["targets"] = [signer("evil")]
-
-
-@fault(errors.ThresholdError, "director: ")
-def a_timestamp_by_the_wrong_key(backend: Backend) -> None:
-    backend.director.signers["timestamp"] = [signer("evil")]
-
-
-@fault(errors.ThresholdError, "director: ")
-def a_root_by_its_own_keys_alone(backend: Backend) -> None:
-    backend.director.set_keys("root", [signer("evil")])
-    backend.director.publish_root()
-
-
-@fault(errors.RootChainError, "root 2 is missing before 3")
-def a_root_is_missing(backend: Backend) -> Received:
-    backend.director.publish_root()
-    backend.director.publish_root()
-    whole = backend.publish()
-    return replace(whole, director=replace(whole.director, roots=whole.director.roots[2:]))
-
-
-@fault(errors.ExpiredError, "root.json is expired")
-def an_expired_root(backend: Backend) -> None:
-    backend.config.root.expires = NOW.replace(microsecond=0) - DAY
-    backend.config.publish_root()
-
-
-@fault(errors.ExpiredError, "targets is expired")
-def expired_targets(backend: Backend) -> None:
-    backend.director.targets.expires = NOW.replace(microsecond=0) - DAY
-
-
-@fault(errors.RollbackError, "director: ")
-def older_targets(backend: Backend) -> None:
-    backend.director.targets.version -= 2
-
-
-@fault(errors.RollbackError, "config: ")
-def targets_of_yesterday(backend: Backend) -> Received:
-    whole = backend.publish()
-    old = backend.config.metadata(f"{backend.config.targets.version - 1}.targets.json")
-    return replace(whole, config=replace(whole.config, targets=old))
-
-
-@fault(errors.MetadataError, "no snapshot|Failed")
-def a_snapshot_that_is_none(backend: Backend) -> Received:
-    return replace(backend.publish(), config=changed(backend.config, snapshot=b"{}"))
-
-
-@fault(errors.RollbackError, "Expected snapshot version")
-def a_snapshot_that_is_not_sent(backend: Backend) -> Received:
-    whole = backend.publish()
-    return replace(whole, director=replace(whole.director, snapshot=b""))
-
-
-@fault(errors.TooLargeError, "timestamp of 16385 bytes")
-def a_timestamp_too_large(backend: Backend) -> Received:
-    return replace(backend.publish(), config=changed(backend.config, timestamp=b" " * (MAX_TIMESTAMP + 1)))
-
-
-@fault(errors.TooLargeError, "snapshot of 2000001 bytes")
-def a_snapshot_too_large(backend: Backend) -> Received:
-    return replace(backend.publish(), config=changed(backend.config, snapshot=b" " * (MAX_SNAPSHOT + 1)))
-
-
-@fault(errors.TooLargeError, "257 roots")
-def too_many_roots(backend: Backend) -> Received:
-    return replace(backend.publish(), director=changed(backend.director, roots=(b"{}",) * 257))
-
-
-@fault(errors.MetadataError, "malformed")
-def a_root_that_is_none(backend: Backend) -> Received:
-    return replace(backend.publish(), director=changed(backend.director, roots=(b"{}",)))
-
-
-@fault(errors.TargetError, "role 'more', whose metadata were not sent")
-def a_delegated_role_that_is_not_sent(backend: Backend) -> Received:
-    backend.config.delegate("targets", "more", ["datadog/2/ASM/*/*"])
-    backend.put(OTHER, b"x", backend.director)
-    whole = backend.publish()
-    return replace(whole, config=replace(whole.config, delegated={}))
-
-
-@fault(errors.ThresholdError, "config: ")
-def a_delegated_role_by_the_wrong_key(backend: Backend) -> None:
-    backend.config.delegate("targets", "more", ["*"])
-    backend.config.signers["more"] = [signer("evil")]
-
-
-@pytest.mark.parametrize("name", FAULTS)
-@pytest.mark.parametrize("fresh", [False, True])
-def test_what_is_wrong_changes_nothing(backend: Backend, tmp_path: Path, name: str, fresh: bool) -> None:
-    """Neither in memory nor on disk, for a store that holds something and for one that does not."""
-    if fresh and name in {"older_targets", "targets_of_yesterday", "a_snapshot_that_is_not_sent"}:
-        fresh = False  # Nothing is older than nothing.
-    build, kind, words = FAULTS[name]
-    with backend.store(tmp_path / "store.db", org_uuid=lambda: "us") as store:
-        if not fresh:
-            store.update(backend.publish())
-        before = everything(store)
-        received = build(backend) or backend.publish()
-        with pytest.raises(errors.RemoteError, match=words) as raised:
-            store.update(received)
-        assert type(raised.value) is kind
-        assert everything(store) == before
-        assert content(store) == ({} if fresh else {PATH: b"one", OWN: b"own"})
-    with backend.store(tmp_path / "store.db") as store:
-        assert everything(store) == before
 
 
 def test_a_full_disk(backend: Backend, store: AgentStore) -> None:
@@ -613,7 +365,7 @@ TestStore.settings = settings(max_examples=15, stateful_step_count=10)
 UPDATES = """
 import sys
 from pathlib import Path
-from test_remote_store import PATH, Backend
+from tuf_backend import PATH, Backend
 
 backend = Backend()
 with backend.store(Path(sys.argv[1])) as store:
@@ -631,7 +383,7 @@ with backend.store(Path(sys.argv[1])) as store:
 def test_killed_again_and_again(tmp_path: Path) -> None:
     """SIGKILL at any moment: the last update that was finished is there, or the one after it, whole."""
     path, backend = tmp_path / "store.db", Backend()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     for round in range(4):
         with subprocess.Popen(
             [sys.executable, "-c", UPDATES, str(path)], stdout=subprocess.PIPE, env=environment
