@@ -60,17 +60,32 @@ def test_a_process_begins_and_ends(source):
         assert mine == [Kind.EXEC, Kind.EXIT]
 
 
+NEITHER = """
+import os, threading
+tids = []
+for _ in range(3):
+    thread = threading.Thread(target=lambda: tids.append(threading.get_native_id()))
+    thread.start()
+    thread.join()
+try:
+    os.execv("/none", ["none"])
+except OSError:
+    pass
+child = os.fork()
+if child:
+    os.waitpid(child, 0)
+    print(child, *tids)
+"""
+
+
 def test_what_is_neither_begins_nor_ends_is_not_told(source):
-    """Forks, ends of threads, programs that cannot be run; each once per process, however many threads it has."""
-    threads = "import threading\n[t.start() or t.join() for t in [threading.Thread() for _ in range(5)]]"
-    fails = "import os\ntry: os.execv('/none', ['x'])\nexcept OSError: pass"
-    script = f"{threads}\n{fails}\nimport os\npid = os.fork()\nif pid: os.waitpid(pid, 0)"
-    parent = run(sys.executable, "-I", "-S", "-c", script)
-    events = heard(source, ProcessEvent(Kind.EXIT, parent))
-    told = Counter(event for event in events if event.pid >= parent)
-    assert told[ProcessEvent(Kind.EXEC, parent)] == 1
-    assert told[ProcessEvent(Kind.EXIT, parent)] == 1
-    assert max(told.values()) == 1
+    """Forks, ends of threads, programs that cannot be run; a process once, however many threads it has."""
+    with subprocess.Popen([sys.executable, "-I", "-S", "-c", NEITHER], stdout=subprocess.PIPE, text=True) as process:
+        child, *threads = map(int, process.stdout.readline().split())
+    told = Counter(heard(source, ProcessEvent(Kind.EXIT, process.pid)))
+    assert len(threads) == 3
+    for pid, exec, exit in [(process.pid, 1, 1), (child, 0, 1), *((tid, 0, 0) for tid in threads)]:
+        assert (told[ProcessEvent(Kind.EXEC, pid)], told[ProcessEvent(Kind.EXIT, pid)]) == (exec, exit)
 
 
 def test_nothing_is_read_after_close(source):
