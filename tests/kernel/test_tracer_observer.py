@@ -11,12 +11,13 @@ import pytest
 
 from fixtures.workloads import tcp, udp
 from harness.ebpf.events import TCP, Direction
+from harness.ebpf.headers import find_headers
 
 pytestmark = pytest.mark.requires("bcc", "headers")
 
 COUNTED = ("sent", "received", "udp_sent", "udp_received", "accepted", "connected", "closed")
-RESULT = {"x86_64": 10, "aarch64": 0}[platform.machine()]
-"""Which 64-bit word of ``struct pt_regs`` (asm/ptrace.h) a function's result is."""
+ARCH, RESULT = {"x86_64": ("x86", 10), "aarch64": ("arm64", 0)}[platform.machine()]
+"""The kernel's word for the machine, and which 64-bit word of ``struct pt_regs`` a function's result is."""
 TEXT = """
 BPF_ARRAY(counted, u64, %(number)d);
 
@@ -47,7 +48,19 @@ FUNCTIONS = {
 
 
 @pytest.fixture(scope="module")
-def observer():
+def headers(live, tmp_path_factory):
+    """Debian's two halves of the kernel's headers as one tree: BCC knows one only."""
+    found, room = find_headers(live.release), tmp_path_factory.mktemp("headers")
+    for part in ("include", f"arch/{ARCH}/include"):
+        (room / part).mkdir(parents=True)
+        children = {child.name: child for half in (found.common, found.own) for child in (half / part).iterdir()}
+        for name, child in children.items():
+            (room / part / name).symlink_to(child)
+    return room
+
+
+@pytest.fixture(scope="module")
+def observer(headers):
     """What this process has made the kernel do since the programs are in, by name."""
     from bcc import BPF
 
@@ -56,7 +69,9 @@ def observer():
         for function, (name, result) in FUNCTIONS.items()
     )
     text = TEXT % {"number": len(COUNTED), "pid": os.getpid(), "programs": programs}
-    program = BPF(text=text, cflags=["-Wno-macro-redefined"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BCC_KERNEL_SOURCE", str(headers))
+        program = BPF(text=text, cflags=["-Wno-macro-redefined"])
     for function, (_, result) in FUNCTIONS.items():
         attach = program.attach_kretprobe if result else program.attach_kprobe
         attach(event=function, fn_name=f"on_{function}")
