@@ -97,6 +97,7 @@ def test_kprobe_events_go_with_their_tracer(live, settings):
 
 def test_kprobe_events_go_when_attaching_fails(live, settings, monkeypatch):
     def failing(self, program, descriptor):
+        os.close(descriptor)  # it is the program's from then on
         raise BpfError(f"attaching {program}", 1)
 
     monkeypatch.setattr(BpfObject, "attach_event", failing)
@@ -118,7 +119,7 @@ def test_events_of_the_dead_are_swept(live, settings):
 
 
 def test_a_function_that_cannot_be_probed_is_named():
-    with pytest.raises(BpfError, match="probing no_such_function: ENOENT"):
+    with pytest.raises(BpfError, match=r"probing no_such_function: (ENOENT|EINVAL)"):
         KprobeEvent.make("no_such_function", at_end=False, max_active=1)
 
 
