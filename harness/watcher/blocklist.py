@@ -3,9 +3,9 @@
 Laws: at most ``capacity`` entries; a new one beyond that evicts the least recently used; adding and looking up (a
 hit) count as use, listing does not; any number of threads.
 
-The standard library's OrderedDict is the LRU here: 4.8 million look-ups a second under its lock, beside cachetools' 3.2,
-pylru's 3.4 and lru-dict's 5.1 (benchmarks/blocklist.py). lru-dict without a lock makes 19; but it is compiled, and says
-nothing of threads.
+The LRU is the standard library's OrderedDict: 4.8 million look-ups a second under its lock, beside cachetools' 3.2,
+pylru's 3.4 and lru-dict's 5.1 (benchmarks/blocklist.py). lru-dict without a lock makes 19; but it is compiled, and
+says nothing of threads.
 """
 
 from __future__ import annotations
