@@ -49,6 +49,15 @@ def test_the_clock_is_right_and_runs(two):
         assert float(said.split()[0]) < float(again.split()[0])
 
 
+def test_a_snapshot_of_yesterday_has_todays_time(tmp_path, monkeypatch):
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 24 * 3600)
+    with guest(tmp_path) as (vm, link):
+        assert vm.restored
+        stamp, _ = output(link, "date", "+%s.%N")
+        assert abs(float(stamp) - time.time()) < 5
+
+
 def test_no_two_guests_draw_the_same(two, tmp_path):
     found = []
     for _, link in two:
