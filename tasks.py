@@ -212,13 +212,19 @@ def bench(_c: Context, pairs: int = 9) -> int:
     return testing.bench(ROOT, pairs=pairs)
 
 
+@task(help={"seconds": "how long"})
+def fuzz(_c: Context, seconds: int = 60) -> int:
+    """Look for input that the parsers of remote configuration answer with anything but their typed errors."""
+    return testing.fuzz(ROOT, seconds=seconds)
+
+
 @task
 def lint(_c: Context) -> int:
     """Style, format and types."""
     return checks.lint(ROOT)
 
 
-namespace = Collection(test, lint, bench)
+namespace = Collection(test, lint, bench, fuzz)
 engine = Collection("kmt")
 for each in (start, ls, fetch, image, build, shell, execute, status, stop, logs, doctor, snapshot, clean, soak):
     engine.add_task(each)

@@ -104,6 +104,11 @@ def bench(root: Path, *, pairs: int) -> int:
     return status or _child([sys.executable, "benchmarks/scale.py", f"--json={results / 'scale.json'}"], root)
 
 
+def fuzz(root: Path, *, seconds: int) -> int:
+    """Give the parsers of what servers send (JSON, protobuf) whatever breaks them, for so long."""
+    return _child([sys.executable, "tests/fuzz/fuzz.py", f"--seconds={seconds}"], root)
+
+
 def merged(first: int, second: int) -> int:
     """One status for two pytest runs: 1 (a failed test) before all others, 5 (no tests) only when both say so."""
     both = {first, second}
