@@ -8,6 +8,7 @@ BCC has no map edits, no signatures and no BTF: options that ask for them are re
 
 from __future__ import annotations
 
+import ctypes as c
 import os
 import re
 import tempfile
@@ -27,6 +28,14 @@ from harness.kernel_api import LoadOptions
 
 _NAME = re.compile(r"^int ((kprobe|kretprobe|tracepoint)_on_(\w+))\s*\(", re.MULTILINE | re.ASCII)
 _EINVAL = 22
+_TABLE = {
+    "bpf_table_name": c.c_char_p,
+    "bpf_table_fd_id": c.c_int,
+    "bpf_table_type_id": c.c_int,
+    "bpf_table_key_size_id": c.c_size_t,
+    "bpf_table_leaf_size_id": c.c_size_t,
+}
+"""What libbcc says of a table: its name, and what makes a ``BpfMap``; BCC itself declares only some of them."""
 
 
 class BccObject:
@@ -155,13 +164,13 @@ class BccObject:
 
     def _tables(self) -> dict[str, BpfMap]:
         lib, module = self._bcc.libbcc.lib, self._bpf.module
+        for function, result in _TABLE.items():
+            getattr(lib, function).argtypes, getattr(lib, function).restype = (c.c_void_p, c.c_size_t), result
         found = {}
         for number in range(lib.bpf_num_tables(module)):
-            name = lib.bpf_table_name(module, number).decode(errors="replace")
-            kind, keys, values = (
-                int(getattr(lib, f"bpf_table_{what}_id")(module, number)) for what in ("type", "key_size", "leaf_size")
-            )
-            found[name] = BpfMap.of_descriptor(name, lib.bpf_table_fd_id(module, number), kind, keys, values)
+            name, *numbers = (getattr(lib, function)(module, number) for function in _TABLE)
+            decoded = name.decode(errors="replace")
+            found[decoded] = BpfMap.of_descriptor(decoded, *map(int, numbers))
         return found
 
 
