@@ -38,12 +38,12 @@ def guest(run_dir, *, name="qemu", machine=SMALL, seconds=60, kernel_name="6.1",
     made.prepare(booted, machine)
     deadline = Deadline(seconds * made.deadline_factor)
     with made.launch(booted, machine, run_dir, deadline) as vm:
-        yield vm, link_to(vm, made)
+        yield vm, link_to(vm, made, deadline)
 
 
-def link_to(vm, made, seconds=600):
+def link_to(vm, made, deadline=None):
     """The link to a machine, once its agent has said hello."""
-    link = Link(vm, Deadline(seconds), factor=made.deadline_factor, cancel=threading.Event())
+    link = Link(vm, deadline or Deadline(600), factor=made.deadline_factor, cancel=threading.Event())
     link.hello()
     return link
 
