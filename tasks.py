@@ -69,11 +69,14 @@ def start(
     _c: Context, kernels: Any = None, backend: str = "", jobs: int = 0, accel: str = "", timeout: int = 0,
     json: str = "", junit: str = "", strict: bool = False, dry_run: bool = False, keep: Any = None,
 ) -> int | None:  # fmt: skip
-    """Boot the matrix, run the tests in every kernel, end with the table. Words behind -- go to pytest."""
+    """Boot the matrix, run the tests in every kernel, end with the table. Words behind -- go to pytest.
+
+    Without such words the tests are those that [tool.kmt] start selects; ./inv test runs all.
+    """
     if dry_run:
         return show(matrix.dry_run(ROOT, kernels, backend, accel))
     kept = testing.minutes(keep)
-    chosen = testing.Options(kernels, backend, jobs, accel, timeout, json, junit, strict, kept, behind_dashes())
+    chosen = testing.Options(kernels, backend, jobs, accel, timeout, json, junit, strict, kept, True, behind_dashes())
     return testing.run(ROOT, chosen)
 
 

@@ -47,6 +47,8 @@ class Config:
     """Include directories for them, relative to root."""
     prebuilt: tuple[str, ...] = ()
     """Globs of those sources that are also compiled for each kernel: an object of its own, and against its headers."""
+    start: tuple[str, ...] = ()
+    """Options for pytest in ``kmt.start`` where none are given behind ``--``: a selection that is over soon."""
     guest_options: tuple[str, ...] = ()
     """Options for pytest inside guests, besides those that always travel (--tb, -W, -l, --hypothesis-seed ...)."""
     strict_skips: bool = False

@@ -40,12 +40,15 @@ class Options:
     junit: str = ""
     strict: bool = False
     keep: float = 0
+    quick: bool = False
+    """What ``[tool.kmt] start`` selects, where ``args`` say nothing."""
     args: Sequence[str] = ()
 
 
 def command(root: Path, options: Options, *, live: bool) -> list[str]:
     """The pytest command. ConfigError when the project's configuration is wrong."""
-    kernels = kernel_patterns(options.kernels) or list(config.load(root).kernels)
+    settings = config.load(root)
+    kernels = kernel_patterns(options.kernels) or list(settings.kernels)
     argv = [sys.executable, "-m", "pytest", *(LIVE if live else ())]
     argv += [word for kernel in kernels for word in ("--kernel", kernel)]
     valued = {
@@ -59,7 +62,7 @@ def command(root: Path, options: Options, *, live: bool) -> list[str]:
     }
     argv += [f"{name}={value}" for name, value in valued.items() if value]
     argv += ["--kernel-strict"] if options.strict else []
-    return [*argv, *options.args]
+    return [*argv, *(options.args or (settings.start if options.quick else ()))]
 
 
 def minutes(keep: object) -> float:

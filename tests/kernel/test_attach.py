@@ -15,6 +15,8 @@ from harness.errors import BpfError, ClosedError, FormatError, SettingsError
 from harness.kernel_api import Feature, LoadOptions
 from harness.watcher.symbols import function_offsets
 
+pytestmark = pytest.mark.thorough
+
 FUNCTION = "__x64_sys_getpgid"
 BY_SECTION = ("on_kprobe", "on_kretprobe", "on_fentry", "on_fexit", "on_tracepoint")
 KINDS = (

@@ -19,6 +19,8 @@ from harness.ebpf.settings import BpfSettings
 from harness.errors import HarnessError
 from harness.watcher import program
 
+pytestmark = pytest.mark.thorough
+
 MODULE = "shared-libraries"
 LETTERS = dict(zip("CRP", Stage, strict=True))
 # A helper's number, in a call of it: bpf_get_current_pid_tgid, and one that no kernel has.

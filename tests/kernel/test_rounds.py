@@ -13,7 +13,7 @@ from harness.ebpf.settings import BpfSettings
 from harness.tracer.fentry import load_tracer
 from harness.watcher import program
 
-pytestmark = pytest.mark.requires("btf", "fentry")
+pytestmark = [pytest.mark.thorough, pytest.mark.requires("btf", "fentry")]
 
 ROUNDS = int(os.environ.get("KMT_ROUNDS", "2"))
 

@@ -21,7 +21,7 @@ from harness.session import Session, Settings
 from harness.session.settings import Live, Remote, Watch
 from harness.telemetry import Registry
 
-pytestmark = pytest.mark.requires("btf", "fentry")
+pytestmark = [pytest.mark.thorough, pytest.mark.requires("btf", "fentry")]
 
 ROOT = Path(__file__).parents[2]
 TRACER, WATCHER, AGENT = "employee/TRACER/a/x", "employee/WATCHER/a/x", "datadog/2/AGENT_CONFIG/{}/x"

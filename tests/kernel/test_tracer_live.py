@@ -14,6 +14,8 @@ from fixtures.workloads import tcp, udp
 from harness.ebpf.events import TCP, V6, Direction
 from tests.kernel.test_tracer import ends
 
+pytestmark = pytest.mark.thorough
+
 IPPROTO_MPTCP = 262
 
 

@@ -23,6 +23,8 @@ from harness.tracer.fentry import load_tracer
 from harness.tracer.select import new_tracer
 from harness.tracer.settings import TracerSettings
 
+pytestmark = pytest.mark.thorough
+
 TRAMPOLINE = pytest.mark.requires("btf", "fentry")
 
 

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from fixtures.workloads import tcp, udp
 from harness.ebpf.events import TCP, Direction
 
+pytestmark = pytest.mark.thorough
+
 CLONE_NEWNET = 0x40000000
 TCP_INFO = 11
 TARGETS = ("127.0.0.1", "::1", "::ffff:127.0.0.1")

@@ -9,6 +9,8 @@ import pytest
 from fixtures.workloads import udp
 from harness.ebpf.events import TCP, V6, Direction
 
+pytestmark = pytest.mark.thorough
+
 ANY = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 FAMILIES = pytest.mark.parametrize("family", sorted(ANY), ids=["v4", "v6"])
 

@@ -15,6 +15,8 @@ from harness import cli
 from harness.cli import watch
 from harness.ebpf import core
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory):

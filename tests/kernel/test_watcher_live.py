@@ -29,6 +29,8 @@ from harness.watcher.errors import NoRuleMatchedError, PidNotRegisteredError
 from harness.watcher.identity import PathIdentifier
 from harness.watcher.watcher import Watcher
 
+pytestmark = pytest.mark.thorough
+
 PROCESSES = int(os.environ.get("KMT_PROCESSES", "0"))
 """How many in a row (default: 10,000, and a few hundred where the processor is emulated)."""
 TLS = r"lib(ssl|crypto|gnutls)[^/]*\.so"

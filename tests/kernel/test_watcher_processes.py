@@ -21,6 +21,8 @@ from harness.telemetry import Registry
 from harness.watcher.identity import PathIdentifier
 from harness.watcher.watcher import Watcher
 
+pytestmark = pytest.mark.thorough
+
 EXAMPLES = 6 if "KMT_GUEST" in os.environ else 20
 names = st.sampled_from([f"kmtlibssl.so.{n}" for n in range(3)])
 WAYS = ["by its path", "relative", "in a chroot", "by a bind mount", "by a bind mount in a chroot"]

@@ -17,6 +17,8 @@ from harness.processes.events import Kind
 from harness.processes.monitor import ProcessMonitor
 from harness.telemetry import Registry
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture
 def script() -> Script:

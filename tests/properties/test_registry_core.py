@@ -14,6 +14,8 @@ from harness.watcher.errors import AlreadyStoppedError, PathBlockedError, PidNot
 from harness.watcher.identity import FilePath, PathIdentifier
 from harness.watcher.registry_core import Core, Epoch, Phase, Registration
 
+pytestmark = pytest.mark.thorough
+
 inodes = st.integers(1, 2)
 
 

@@ -18,6 +18,8 @@ from harness.remote.errors import RollbackError, TamperedError
 from harness.remote.persist import FILE, RealDisk, StateFile
 from harness.remote.state import Kept, State
 
+pytestmark = pytest.mark.thorough
+
 
 class Crash(BaseException):
     """The machine has stopped."""

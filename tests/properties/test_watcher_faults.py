@@ -24,6 +24,8 @@ from harness.watcher.identity import FilePath, PathIdentifier
 from harness.watcher.registry import FileRegistry
 from harness.watcher.rules import Rule
 
+pytestmark = pytest.mark.thorough
+
 Callback = Callable[[FilePath], None]
 
 

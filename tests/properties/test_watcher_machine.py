@@ -24,6 +24,8 @@ from harness.watcher.registry import FileRegistry
 from harness.watcher.rules import Rule
 from harness.watcher.tracking import Tracking
 
+pytestmark = pytest.mark.thorough
+
 NAMES = ["libssl.so.3", "libcrypto.so", "libbroken.so", "readme"]
 PIDS = range(1, 4)
 names = st.sampled_from(NAMES)
