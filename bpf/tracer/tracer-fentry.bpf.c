@@ -168,10 +168,17 @@ int BPF_PROG(udpv6_sendmsg_exit, struct sock *sk, struct msghdr *msg, size_t len
 	return 0;
 }
 
+SEC("fentry/udp_sendpage")
+int BPF_PROG(udp_sendpage, struct sock *sk, struct page *page, int offset, size_t size, int flags)
+{
+	on_udp_sendpage();
+	return 0;
+}
+
 SEC("fexit/udp_sendpage")
 int BPF_PROG(udp_sendpage_exit, struct sock *sk, struct page *page, int offset, size_t size, int flags, int sent)
 {
-	on_udp_sent(sk, sent);
+	on_udp_page_sent(sk, sent);
 	return 0;
 }
 

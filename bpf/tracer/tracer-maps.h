@@ -50,6 +50,8 @@ HASH(tcp_listeners, __u64, struct port_binding, 0);
 HASH(tcp_ongoing_connect_pid, __u64, __u64, 1024);
 /* By thread. */
 HASH(udp_send_skb_args, __u64, struct udp_send, 1024);
+/* Who is in udp_sendpage, and whether what it sends was counted on the way. */
+HASH(udp_sendpage_args, __u64, __u64, 1024);
 HASH(conn_close_batch, __u32, struct batch, 1024);
 
 /* Who is at work on this CPU's batch: a program may be interrupted, or preempted, by another. */

@@ -91,9 +91,13 @@ static __always_inline void on_udp_sent(struct sock *sk, long sent)
 	__u64 process = current_process();
 	struct udp_send *send;
 	struct conn_tuple tuple;
+	__u64 *counted;
 
 	if (!process)
 		return;
+	counted = bpf_map_lookup_elem(&udp_sendpage_args, &process);
+	if (counted && sent > 0)
+		*counted = 1;
 	send = bpf_map_lookup_elem(&udp_send_skb_args, &process);
 	if (send && send->sock == (__u64)sk) {
 		tuple = send->tuple;
@@ -117,6 +121,26 @@ static __always_inline void on_udpv6_sent(struct sock *sk, long sent)
 
 	if (process && (bpf_map_lookup_elem(&udp_send_skb_args, &process) ||
 			BPF_CORE_READ((struct udp_sock *)sk, pending) == AF_INET6))
+		on_udp_sent(sk, sent);
+}
+
+static __always_inline void on_udp_sendpage(void)
+{
+	__u64 process = current_process(), counted = 0;
+
+	if (process)
+		map_update(udp_sendpage_args, &process, &counted);
+}
+
+/* From 6.5 on, and in older kernels that took over its changes (6.1.y), it is done by udp_sendmsg, which has counted. */
+static __always_inline void on_udp_page_sent(struct sock *sk, long sent)
+{
+	__u64 process = current_process();
+	__u64 *found = bpf_map_lookup_elem(&udp_sendpage_args, &process);
+	__u64 counted = found ? *found : 0;
+
+	bpf_map_delete_elem(&udp_sendpage_args, &process);
+	if (!counted)
 		on_udp_sent(sk, sent);
 }
 

@@ -275,6 +275,7 @@ int BPF_KRETPROBE(kretprobe__udpv6_sendmsg, int sent)
 SEC("kprobe/udp_sendpage")
 int BPF_KPROBE(kprobe__udp_sendpage, struct sock *sk)
 {
+	on_udp_sendpage();
 	return begins_with(UDP_SENDPAGE, sk);
 }
 
@@ -284,7 +285,7 @@ int BPF_KRETPROBE(kretprobe__udp_sendpage, int sent)
 	struct call_args args;
 
 	if (ends(UDP_SENDPAGE, &args))
-		on_udp_sent((struct sock *)args.sock, sent);
+		on_udp_page_sent((struct sock *)args.sock, sent);
 	return 0;
 }
 

@@ -95,6 +95,7 @@ UDP_HOOKS: tuple[Hook, ...] = (
 UDP_V4_HOOKS: tuple[Hook, ...] = (
     (_probe("udp_send_skb", "udp_send_skb", "struct sk_buff *, struct flowi4 *, struct inet_cork *"),),
     (_probe("udp_sendmsg_exit", "udp_sendmsg", _SEND),),
+    (_probe("udp_sendpage", "udp_sendpage", _PAGE, gone=True),),
     (_probe("udp_sendpage_exit", "udp_sendpage", _PAGE, gone=True),),
 )
 UDP_V6_HOOKS: tuple[Hook, ...] = (
