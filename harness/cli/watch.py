@@ -142,9 +142,15 @@ def _lines(view: View, options: argparse.Namespace) -> None:
 
 def _tables(view: View, options: argparse.Namespace) -> None:
     with Live(console=Console(), auto_refresh=False) as live:
-        for _ in common.until_done(options):
+
+        def draw() -> None:
             live.update(drawn(view.snapshot(), view.how(), _notes(view)), refresh=True)
-            time.sleep(_STEP)
+
+        with suppress(KeyboardInterrupt):
+            for _ in common.until_done(options):
+                draw()
+                time.sleep(_STEP)
+        draw()  # off a terminal the last one is the only one that is printed
 
 
 def _notes(view: View) -> list[str]:
