@@ -137,7 +137,10 @@ def _add(runtime: dict[str, tuple[Path, bytes]], place: str, path: Path) -> None
 
 def _libbpf(compiler: Compiler) -> dict[str, bytes]:
     """The headers that programs include by ``<bpf/...>``: a guest compiles with the ones that we compiled with."""
+    compiler.ensure_running()  # or there is nothing to read yet
     headers = sorted((compiler.root / "usr/include/bpf").glob("bpf_*.h"))
+    if not headers:
+        raise BuildError(f"the compiler environment {compiler.root} has no headers of libbpf")
     return {f"runtime/include/bpf/{path.name}": path.read_bytes() for path in headers}
 
 
