@@ -101,7 +101,8 @@ class CoreMachine(RuleBasedStateMachine):
         leaving = self.core.release(lambda epoch: epoch.file.id != id)
         assert [epoch.file.id for epoch in leaving] == [id] * active
         self.holders.pop(id, None)
-        if self.log.get(id, [""])[-1] == "act":
+        # Cleared, it has forgotten the file: what still runs ends as it ends.
+        if self.log.get(id, [""])[-1] == "act" and not self.core.stopped:
             self.doomed.add(id)
         for epoch in leaving:
             self.begin(epoch)
