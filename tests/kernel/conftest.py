@@ -74,7 +74,13 @@ TRACERS = {
 }
 
 
-@pytest.fixture(scope="module", params=[pytest.param("fentry", marks=pytest.mark.requires("btf", "fentry")), "kprobe"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param("fentry", marks=pytest.mark.requires("btf", "fentry")),
+        pytest.param("kprobe", marks=pytest.mark.thorough),
+    ],
+)
 def load(request, live, settings):
     """Loads a tracer, of either kind; settings of both sorts by name."""
 
