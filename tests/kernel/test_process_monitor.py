@@ -181,28 +181,6 @@ def test_running_processes_are_told_at_the_start(monitor):
     assert os.getpid() in told
 
 
-def test_an_overrun_of_the_real_socket_is_survived(live, bpf_dir):
-    """A socket too small for a burst: the monitor opens another, and hears again."""
-    opened = []
-
-    def small_first():
-        opened.append(Connector(buffer=2048 if not opened else 8 << 20))
-        return opened[-1]
-
-    monitor = ProcessMonitor(small_first, metrics=Registry()).acquire()
-    ended = []
-    monitor.subscribe_exit(ended.append)
-    try:
-        monitor.start()
-        wait_for(lambda: run("sh", "-c", "for i in $(seq 300); do (:); done") and len(opened) > 1)
-        assert monitor.restarts.value >= 1
-        later = [run("true") for _ in range(3)]
-        wait_for(lambda: set(later) <= set(ended))
-        wait_for(lambda: monitor.losses)
-    finally:
-        monitor.stop()
-
-
 def test_the_shared_one_is_one(live, bpf_dir):
     settings = BpfSettings(bpf_dir)
     one, two = shared_monitor(live, settings), shared_monitor(live, settings)
