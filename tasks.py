@@ -11,8 +11,8 @@ import invoke
 from invoke import Collection, Context
 
 from kmt import doctor as examination
-from kmt.commands import checks, cleaning, guest, matrix, snapshots, testing, watching
-from kmt.commands.words import behind_dashes
+from kmt.commands import checks, cleaning, guest, matrix, simulator, snapshots, testing, watching
+from kmt.commands.words import behind_dashes, user_path
 from kmt.errors import KmtError
 
 ROOT = Path(__file__).resolve().parent
@@ -184,6 +184,15 @@ def snapshot(_c: Context, make: Any = None, drop: Any = None, verify: bool = Fal
     return status
 
 
+@task(
+    positional=["kernels"],
+    help={"kernels": "which: 6.1, 5.10,7.3, default, all", "directory": "where to write (default: fixtures/profiles)"},
+)
+def profile(_c: Context, kernels: str, directory: str = "") -> None:
+    """Record what kernels have and lack, each in a real guest, as data for the simulator: kmt.profile default."""
+    show(simulator.profile(ROOT, [kernels], user_path(directory) if directory else None))
+
+
 @task(name="clean", help={"all": "the whole cache: kernels, images, objects"})
 def clean(_c: Context, all: bool = False) -> None:
     """Remove what older versions left in the cache and the logs of runs that are over."""
@@ -229,7 +238,23 @@ def lint(_c: Context) -> int:
 
 namespace = Collection(test, lint, bench, fuzz)
 engine = Collection("kmt")
-for each in (start, ls, fetch, image, build, shell, execute, status, stop, logs, doctor, snapshot, clean, soak):
+for each in (
+    start,
+    ls,
+    fetch,
+    image,
+    build,
+    shell,
+    execute,
+    status,
+    stop,
+    logs,
+    doctor,
+    snapshot,
+    clean,
+    soak,
+    profile,
+):
     engine.add_task(each)
 engine.add_task(kernel_test, name="test")
 namespace.add_collection(engine)

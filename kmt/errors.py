@@ -35,6 +35,14 @@ class ConfigError(KmtError):
     exit_status = EXIT_USAGE
 
 
+class ProfileError(ConfigError):
+    """A profile or the table of gates is damaged, of a newer format, or says things that cannot both be so."""
+
+
+class CannotTellError(ConfigError):
+    """What is known of kernels does not answer the question; nothing is guessed instead."""
+
+
 class ArchiveError(KmtError):
     """A kernel or package could not be resolved, fetched, verified or unpacked."""
 

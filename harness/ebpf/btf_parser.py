@@ -12,6 +12,7 @@ import sys
 from array import array
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 from harness.errors import FormatError
 from harness.kernel_api import Signature
@@ -60,7 +61,7 @@ class Btf:
             self._words, self._strings = base._words + words, base._strings + strings
 
     @classmethod
-    def parse(cls, data: bytes, *, base: Btf | None = None) -> Btf:
+    def parse(cls, data: bytes, *, base: Btf | None = None) -> Self:
         """Read the raw form (``/sys/kernel/btf/vmlinux``, the section ``.BTF``), either byte order.
 
         ``base`` is the kernel's, where ``data`` is a module's and builds on it.

@@ -57,6 +57,7 @@ def test_the_wheel_carries_what_is_no_code(wheel):
         "kmt/vms/kernels.toml",
         "kmt/vms/packages.txt",
         "kmt/guest/init.sh",
+        "kmt/profiles/6.1.json",
         "kmt/py.typed",
         "harness/py.typed",
     ):
