@@ -11,7 +11,7 @@ import invoke
 from invoke import Collection, Context
 
 from kmt import doctor as examination
-from kmt.commands import checks, cleaning, guest, matrix, simulator, snapshots, testing, watching
+from kmt.commands import checks, cleaning, explaining, guest, matrix, simulator, snapshots, testing, watching
 from kmt.commands.words import behind_dashes, user_path
 from kmt.errors import KmtError
 
@@ -46,6 +46,7 @@ def show(lines: Iterable[str]) -> None:
 KERNELS = "which: 6.1, 5.10,7.3, '6.*', all, default, newest, a path to an image; may be given several times"
 BACKEND = "how kernels run (default: [tool.kmt] backend)"
 ACCEL = "auto, kvm or tcg (default: what really boots a guest here)"
+RESULTS = "a file of --kernel-json, a directory or a zip archive with such files (default: the latest run here)"
 RUN = "the run's id or its beginning, as kmt.status shows it"
 TESTING = {
     "kernels": f"{KERNELS} (default: [tool.kmt] kernels)",
@@ -153,6 +154,20 @@ def logs(_c: Context, kernel: str, run: str = "", follow: bool = False) -> None:
         print(piece, end="", flush=True)
 
 
+@task(iterable=["from_"], help={"from_": RESULTS})
+def explain(_c: Context, from_: Any = None) -> int:
+    """Say what failed, grouped by its cause over kernels, and how to run just that again: kmt.explain -- FILE..."""
+    lines, status = explaining.explain([*(from_ or ()), *behind_dashes()])
+    show(lines)
+    return status
+
+
+@task(iterable=["from_"], help={"from_": RESULTS, "group": "one of the numbers that kmt.explain gives"})
+def rerun(_c: Context, from_: Any = None, group: int = 0) -> int:
+    """Run just the (kernel, test) pairs that failed again. Words behind -- go to pytest."""
+    return explaining.again(ROOT, from_ or (), group=group or None, args=behind_dashes())
+
+
 @task
 def doctor(_c: Context) -> int:
     """Say what this machine has, what it lacks, and the command that mends it."""
@@ -239,22 +254,9 @@ def lint(_c: Context) -> int:
 namespace = Collection(test, lint, bench, fuzz)
 engine = Collection("kmt")
 for each in (
-    start,
-    ls,
-    fetch,
-    image,
-    build,
-    shell,
-    execute,
-    status,
-    stop,
-    logs,
-    doctor,
-    snapshot,
-    clean,
-    soak,
+    start, ls, fetch, image, build, shell, execute, status, stop, logs, explain, rerun, doctor, snapshot, clean, soak,
     profile,
-):
+):  # fmt: skip
     engine.add_task(each)
 engine.add_task(kernel_test, name="test")
 namespace.add_collection(engine)

@@ -11,8 +11,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from kmt import doctor
-from kmt.commands import cleaning, guest, matrix, snapshots, watching
+from kmt.commands import cleaning, explaining, guest, matrix, snapshots, watching
 from kmt.errors import KmtError
+
+RESULTS = "a file of --kernel-json, a directory or a zip archive with such files (default: the latest run here)"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,6 +36,12 @@ def parser() -> argparse.ArgumentParser:
     tasks.add_parser("snapshot", help="the warm snapshots that guests start from")
     stopping = tasks.add_parser("stop", help="stop runs: once to ask, twice to end them")
     stopping.add_argument("run", nargs="?", default="", help="its id or the beginning of it (default: all)")
+    explaining_ = tasks.add_parser("explain", help="what failed, by its cause over kernels")
+    explaining_.add_argument("results", nargs="*", help=RESULTS)
+    again = tasks.add_parser("rerun", help="run just what failed again; words behind -- go to pytest")
+    again.add_argument("--from", dest="results", action="append", default=[], metavar="RESULTS", help=RESULTS)
+    again.add_argument("--group", type=int, help="one of the numbers that explain gives")
+    again.add_argument("args", nargs="*", help="words for pytest, behind --")
     cleaner = tasks.add_parser("clean", help="remove what older versions and runs that are over left in the cache")
     cleaner.add_argument("--all", action="store_true", help="the whole cache")
     return made
@@ -48,6 +56,10 @@ def perform(said: argparse.Namespace, root: Path) -> tuple[Iterable[str], int]:
         return [matrix.listing(root, said.kernels)], 0
     if said.task == "fetch":
         return matrix.fetch(root, said.kernels, update=said.update)
+    if said.task == "explain":
+        return explaining.explain(said.results)
+    if said.task == "rerun":
+        return [], explaining.again(root, said.results, group=said.group, args=said.args)
     if said.task == "shell":
         return [], guest.shell(root, said.kernel)
     if said.task == "exec":

@@ -43,6 +43,10 @@ class CannotTellError(ConfigError):
     """What is known of kernels does not answer the question; nothing is guessed instead."""
 
 
+class ResultsError(ConfigError):
+    """A file of results is none, is cut off, of another version or of another matrix; the message names it."""
+
+
 class ArchiveError(KmtError):
     """A kernel or package could not be resolved, fetched, verified or unpacked."""
 

@@ -17,6 +17,11 @@ from kmt.errors import EXIT_BUILD, EXIT_INFRASTRUCTURE
 SCHEMA_VERSION = 1
 
 
+def with_kernel(name: str, kernel: str) -> str:
+    """The id of a test on a kernel: ``test_x`` to ``test_x[5.10]``, ``test_x[a]`` to ``test_x[a-5.10]``."""
+    return f"{name[:-1]}-{kernel}]" if name.endswith("]") else f"{name}[{kernel}]"
+
+
 class Outcome(StrEnum):
     """How one kernel's run ended."""
 
@@ -47,6 +52,8 @@ class TestResult:
     """True for a Hypothesis test."""
     lost: bool = False
     """True when the test itself never spoke: its guest was lost, or never there."""
+    verifier: str = ""
+    """What the kernel's verifier objected to, one line, where the test failed by it."""
 
 
 @dataclass
@@ -63,6 +70,8 @@ class KernelResult:
     outcome: Outcome = Outcome.OK
     reason: str = ""
     hint: str = ""
+    error: str = ""
+    """The class of the error that decided the outcome, as ``kmt.errors`` and its users name it: ``MirrorError``."""
     console: str = ""
     facts: dict[str, str] = field(default_factory=dict)
     tests: list[TestResult] = field(default_factory=list)

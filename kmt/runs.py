@@ -32,6 +32,8 @@ from kmt.errors import ConfigError, KmtError
 from kmt.hints import task
 from kmt.paths import cache, locked
 
+RESULTS = "results.json"
+"""In a run's room: its results (``docs/results.md``), once it is over."""
 KEEP = 20
 """How many runs that are over keep their consoles."""
 

@@ -77,12 +77,12 @@ def minutes(keep: object) -> float:
 
 def run(root: Path, options: Options, *, live: bool = True) -> int:
     """Run it in ``root``; its exit status."""
-    return _child(command(root, options, live=live), root)
+    return child(command(root, options, live=live), root)
 
 
 def everything(root: Path, args: Sequence[str]) -> int:
     """The host's tests, then the guests'. A failed test (1) counts for more than what else went wrong."""
-    host = _child([sys.executable, "-m", "pytest", *args], root)
+    host = child([sys.executable, "-m", "pytest", *args], root)
     if host not in (0, 1, 5):
         return host
     return merged(host, run(root, Options(args=args)))
@@ -94,8 +94,8 @@ def soak(root: Path, kernels: Sequence[str], *, boots: int, rounds: int) -> int:
     words = kernel_patterns(kernels) or list(config.load(root).kernels)
     settings = config.load(root)
     jobs = budget(settings).guests(Machine(memory_mib=settings.memory))
-    booted = _child([sys.executable, "benchmarks/boots.py", f"--boots={boots}", f"--jobs={jobs}", *words], root)
-    return merged(booted, _child(command(root, chosen, live=True), root, {"KMT_ROUNDS": str(rounds)}))
+    booted = child([sys.executable, "benchmarks/boots.py", f"--boots={boots}", f"--jobs={jobs}", *words], root)
+    return merged(booted, child(command(root, chosen, live=True), root, {"KMT_ROUNDS": str(rounds)}))
 
 
 def bench(root: Path, *, pairs: int) -> int:
@@ -103,13 +103,13 @@ def bench(root: Path, *, pairs: int) -> int:
     results = root / "benchmarks" / "results"
     results.mkdir(exist_ok=True)
     files = [f"--{kind}={results / f'instant.{kind}'}" for kind in ("json", "svg")]
-    status = _child([sys.executable, "benchmarks/instant.py", f"--pairs={pairs}", *files], root)
-    return status or _child([sys.executable, "benchmarks/scale.py", f"--json={results / 'scale.json'}"], root)
+    status = child([sys.executable, "benchmarks/instant.py", f"--pairs={pairs}", *files], root)
+    return status or child([sys.executable, "benchmarks/scale.py", f"--json={results / 'scale.json'}"], root)
 
 
 def fuzz(root: Path, *, seconds: int) -> int:
     """Give the parsers of what servers send (JSON, protobuf) whatever breaks them, for so long."""
-    return _child([sys.executable, "tests/fuzz/fuzz.py", f"--seconds={seconds}"], root)
+    return child([sys.executable, "tests/fuzz/fuzz.py", f"--seconds={seconds}"], root)
 
 
 def merged(first: int, second: int) -> int:
@@ -120,7 +120,8 @@ def merged(first: int, second: int) -> int:
     return max(both - {5})
 
 
-def _child(argv: Sequence[str], cwd: Path, env: Mapping[str, str] | None = None) -> int:
+def child(argv: Sequence[str], cwd: Path, env: Mapping[str, str] | None = None) -> int:
+    """Run it on our terminal, signals passed on; its exit status as a shell has it."""
     process = proc.spawn(argv, stdin=None, stdout=None, stderr=None, cwd=cwd, env=env)
     with _forwarded(process.send_signal):
         status = process.wait()

@@ -14,15 +14,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kmt.backends.base import Machine
+from kmt.results import with_kernel
 from kmt.run.spread import Need
 
 if TYPE_CHECKING:
     from kmt.plugin.collect import Found
-
-
-def with_kernel(name: str, kernel: str) -> str:
-    """``test_x`` to ``test_x[5.10]``, ``test_x[a]`` to ``test_x[a-5.10]``."""
-    return f"{name[:-1]}-{kernel}]" if name.endswith("]") else f"{name}[{kernel}]"
 
 
 class KernelItem(pytest.Item):

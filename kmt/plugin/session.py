@@ -277,16 +277,15 @@ class MatrixPlugin:
             self._stack.close()
 
     def _write_json(self, status: int) -> None:
-        target = self._pytest.getoption("--kernel-json")
-        if not target:
-            return
-        seconds = monotonic() - self._begin
-        try:
-            from kmt.report import json as json_report
+        from kmt.report import json as json_report
 
-            json_report.write(Path(target), self.results, exit_status=status, seconds=seconds, started=self._started)
-        except ConfigError as error:
-            raise pytest.UsageError(f"kmt: {error}") from None
+        said = self._pytest.getoption("--kernel-json")
+        seconds = monotonic() - self._begin
+        for target in [self._registered().dir / runs.RESULTS, *([Path(said)] if said else [])]:
+            try:
+                json_report.write(target, self.results, exit_status=status, seconds=seconds, started=self._started)
+            except ConfigError as error:
+                raise pytest.UsageError(f"kmt: {error}") from None
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """What people should know of how it ran, then the table."""

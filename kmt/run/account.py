@@ -43,6 +43,7 @@ class Misfortune:
     reason: str
     hint: str
     console: str
+    error: str = ""
 
 
 class Account:
@@ -126,7 +127,7 @@ class Account:
     def misfortune(self, error: KmtError, ids: Collection[str], *, number: int = 0, console: str = "") -> None:
         """A guest (or, with ``number`` 0, the kernel itself) will not get done; ``ids`` were its tests."""
         with self._mutex:
-            met = Misfortune(number, Outcome(error.outcome), error.message, error.hint, console)
+            met = Misfortune(number, Outcome(error.outcome), error.message, error.hint, console, type(error).__name__)
             self._misfortunes.append(met)
             left = [nodeid for nodeid in ids if nodeid not in self._done]
         if met.outcome is Outcome.STOPPED:
@@ -168,7 +169,7 @@ class Account:
         worst = min(self._misfortunes, key=lambda met: (_GRAVITY.index(met.outcome), met.number))
         result = self.result
         result.outcome, result.reason, result.hint = worst.outcome, worst.reason, worst.hint
-        result.console = worst.console or result.console
+        result.console, result.error = worst.console or result.console, worst.error
         if worst.outcome is Outcome.STOPPED:
             result.reason = f"the run was stopped; tests that did not run: {result.not_run}"
         elif worst.number and result.guests > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kmt.explain.verifier import objection
 from kmt.results import KernelResult, TestResult
 
 FACT_PREFIX = "kmt."
@@ -33,6 +34,7 @@ class Ledger:
             seconds=before.seconds + (float(seconds) if isinstance(seconds, int | float) else 0.0),
             reason=reason(data) if worse else before.reason,
             property=is_property,
+            verifier=verifier(data) if worse and outcome in ("failed", "error") else before.verifier,
         )
         for name, value in _properties(data):
             if name.startswith(FACT_PREFIX):
@@ -53,12 +55,24 @@ def _properties(data: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return [(p[0], p[1]) for p in pairs if isinstance(p, list | tuple) and len(p) == 2 and isinstance(p[0], str)]
 
 
+def _message(data: Mapping[str, Any]) -> object:
+    said = data.get("longrepr")
+    if not isinstance(said, Mapping):
+        return said
+    crash = said.get("reprcrash")
+    return crash.get("message") if isinstance(crash, Mapping) else ""
+
+
+def verifier(data: Mapping[str, Any]) -> str:
+    """The verifier's objection, where a failure's report says that it refused a program; else empty."""
+    sections = data.get("sections")
+    said = [s[1] for s in sections if isinstance(s, list | tuple) and len(s) == 2] if isinstance(sections, list) else []
+    return objection(str(_message(data) or ""), "\n".join(str(text) for text in said))
+
+
 def reason(data: Mapping[str, Any]) -> str:
     """The one line that matters of a report's long representation; empty where there is none."""
-    text = data.get("longrepr")
-    if isinstance(text, Mapping):
-        crash = text.get("reprcrash")
-        text = crash.get("message") if isinstance(crash, Mapping) else ""
+    text = _message(data)
     if isinstance(text, list | tuple) and len(text) == 3:  # a skip: file, line, reason
         text = text[2]
     lines = str(text or "").strip().splitlines()

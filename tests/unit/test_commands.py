@@ -88,8 +88,8 @@ def project(tmp_path, test):
 
 def test_the_exit_status_is_pytests_own(tmp_path):
     root = project(tmp_path, "def test_it(): assert False\n")
-    assert testing._child([sys.executable, "-m", "pytest", "-p", "no:kmt", "-q"], root) == 1
-    assert testing._child(["sh", "-c", "kill -TERM $$"], root) == 128 + signal.SIGTERM
+    assert testing.child([sys.executable, "-m", "pytest", "-p", "no:kmt", "-q"], root) == 1
+    assert testing.child(["sh", "-c", "kill -TERM $$"], root) == 128 + signal.SIGTERM
 
 
 WAITING = """
@@ -106,7 +106,7 @@ end = time.monotonic() + float(sys.argv[1])
 while time.monotonic() < end: time.sleep(0.05)
 print("got", *got, flush=True)
 '''
-testing._child([sys.executable, "-c", child, sys.argv[1]], Path("/"))
+testing.child([sys.executable, "-c", child, sys.argv[1]], Path("/"))
 print("parent lives", flush=True)
 """
 

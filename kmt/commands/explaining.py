@@ -1,0 +1,67 @@
+"""``kmt.explain`` and ``kmt.rerun``: what failed and why, over kernels and files; and just that once more."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from kmt import config, matrix, runs
+from kmt.commands.testing import child
+from kmt.commands.words import user_path
+from kmt.errors import ConfigError, ResultsError
+from kmt.explain import causes, files, rerun, words
+from kmt.hints import task
+from kmt.paths import cache
+
+ON_THE_COMMAND_LINE = 1000
+"""Words that pytest is given there; more travel in a file (a command line ends at 2 MiB)."""
+
+
+def explain(paths: Sequence[str]) -> tuple[list[str], int]:
+    """Lines about what failed, and 4 where a file could not be read. Without paths: the latest run here."""
+    loaded = files.load(_places(paths))
+    for error in loaded.errors:
+        print(f"error: {error}", file=sys.stderr)
+    if not loaded.results:
+        return [], ResultsError.exit_status
+    kernels = {kernel.name for one in loaded.results for kernel in one.kernels}
+    command = [*task("rerun").split(), *(word for path in paths for word in ("--from", path))]
+    lines = words.lines(causes.groups(loaded.results), kernels=len(kernels), command=command)
+    return list(lines), ResultsError.exit_status if loaded.errors else 0
+
+
+def again(root: Path, paths: Sequence[str], *, group: int | None, args: Sequence[str] = ()) -> int:
+    """Run what failed once more, or one group of it; pytest's exit status. ResultsError: a file cannot be used."""
+    loaded = files.load(_places(paths))
+    if loaded.errors:
+        raise loaded.errors[0]
+    pairs, origin = rerun.chosen(causes.groups(loaded.results), group)
+    settings = config.load(root)
+    rows = matrix.load(root / settings.catalogue if settings.catalogue else None).rows
+    with _short(rerun.arguments(pairs, origin, {"host", *(row.name for row in rows)})) as wanted:
+        return child([sys.executable, "-m", "pytest", *wanted, *args], root)
+
+
+@contextmanager
+def _short(wanted: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The words, or one that names a file of them."""
+    if len(wanted) <= ON_THE_COMMAND_LINE:
+        yield wanted
+        return
+    with tempfile.NamedTemporaryFile("w", dir=cache("runs"), prefix=".rerun-", suffix=".txt") as file:
+        file.writelines(f"{word}\n" for word in wanted)
+        file.flush()
+        yield [f"@{file.name}"]
+
+
+def _places(paths: Sequence[str]) -> list[Path]:
+    if paths:
+        return [user_path(path) for path in paths]
+    here = str(Path.cwd())
+    for run in reversed(runs.seen()):
+        if run.record.cwd == here and (run.dir / runs.RESULTS).is_file():
+            return [run.dir / runs.RESULTS]
+    raise ConfigError("no run of this project has left results here", hint=f"name a file: {task('explain FILE')}")

@@ -1,0 +1,106 @@
+"""Files of results where people have them: files, directories and zip archives of CI artefacts.
+
+Laws: only regular files are read, and of an archive only its members' bytes, so nothing in an artefact leads outside
+of it; what is read is bounded; a file that cannot be used costs itself only, with a ResultsError that names it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from kmt.errors import ResultsError
+from kmt.explain.read import Results, parse
+from kmt.text import visible
+
+MOST_BYTES = 64 << 20
+"""Of one file; 40,000 tests take about 8 MiB."""
+MOST_FILES = 1000
+PATTERN = "*results*.json"
+"""What is looked for in directories and archives; a file that is named is read whatever its name."""
+
+
+@dataclass
+class Loaded:
+    """What could be read, and what could not."""
+
+    results: list[Results] = field(default_factory=list)
+    errors: list[ResultsError] = field(default_factory=list)
+
+
+def load(paths: Sequence[Path]) -> Loaded:
+    """Read all of them. ResultsError only where a path is nothing at all, or holds no results."""
+    loaded = Loaded()
+    for path in paths:
+        count = 0
+        for name, data in _found(path):
+            count += 1
+            try:
+                if isinstance(data, ResultsError):
+                    raise data
+                loaded.results.append(parse(data, name))
+            except ResultsError as error:
+                loaded.errors.append(error)
+            if len(loaded.results) > MOST_FILES:
+                raise ResultsError(f"{path}: more than {MOST_FILES} files of results", hint="name fewer at once")
+        if not count:
+            raise ResultsError(f"{path}: no {PATTERN} in it", hint="name the file that --kernel-json wrote")
+    return loaded
+
+
+def _found(path: Path) -> Iterator[tuple[str, bytes | ResultsError]]:
+    """Name and content of each file of results."""
+    if path.is_dir():
+        for directory, folders, files in os.walk(path):
+            folders.sort()
+            for name in sorted(files):
+                file = Path(directory, name)
+                if fnmatchcase(name, PATTERN) and file.is_file() and not file.is_symlink():
+                    yield str(file), _bytes(file)
+    elif path.suffix == ".zip":
+        yield from _members(path)
+    else:
+        yield str(path), _bytes(path)
+
+
+def _bytes(path: Path) -> bytes | ResultsError:
+    try:
+        # O_NONBLOCK: a named pipe without a writer would have us wait for ever.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return ResultsError(f"{visible(str(path))} is no file")
+            data = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        return ResultsError(f"{visible(str(path))}: {error.strerror}", hint="name the file that --kernel-json wrote")
+    return _too_large(str(path)) if len(data) > MOST_BYTES else data
+
+
+def _members(path: Path) -> Iterator[tuple[str, bytes | ResultsError]]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                name = f"{path}:{member.filename}"
+                if fnmatchcase(Path(member.filename).name, PATTERN) and not member.is_dir():
+                    yield name, _unpacked(archive, member, name)
+    except (OSError, zipfile.BadZipFile) as error:
+        yield str(path), ResultsError(f"{visible(str(path))}: {error}", hint="fetch the artefacts again")
+
+
+def _unpacked(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> bytes | ResultsError:
+    try:
+        with archive.open(member) as file:
+            data = file.read(MOST_BYTES + 1)
+    # RuntimeError: it is encrypted; NotImplementedError: compressed in a way that Python does not know.
+    except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        return ResultsError(f"{visible(name)}: {visible(str(error), 200)}", hint="fetch the artefacts again")
+    return _too_large(name) if len(data) > MOST_BYTES else data
+
+
+def _too_large(name: str) -> ResultsError:
+    return ResultsError(f"{visible(name)}: larger than {MOST_BYTES >> 20} MiB; that is not read")

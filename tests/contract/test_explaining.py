@@ -1,0 +1,110 @@
+"""``kmt.explain`` and ``kmt.rerun`` as somebody's project has them, on runs of the backend that needs no VM."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.host_only
+
+TESTS = """
+    import os, pytest
+
+    @pytest.mark.parametrize("case", ["a [b]", "c::d"])
+    def test_fails(case):
+        assert not os.environ.get("LANG", "").startswith("en"), "only in English"
+
+    def test_passes():
+        pass
+
+    def test_loads():
+        print("0: (b7) r0 = 1\\nR1 type=scalar expected=fp\\nprocessed 1 insns (limit 1000000)")
+        raise RuntimeError("libbpf: prog 'x': BPF program load failed: Permission denied")
+"""
+
+
+def kmt(project, *words):
+    return subprocess.run(
+        [sys.executable, "-m", "kmt", *words], cwd=project.root, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def failed(project, monkeypatch):
+    monkeypatch.setenv("LANG", "en_GB.UTF-8")
+    project.write(TESTS)
+    assert project.run("--kernel-json=out/results.json").returncode == 1
+    return project
+
+
+def test_the_latest_run_is_explained_by_cause(failed):
+    done = kmt(failed, "explain")
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.split("\n\n")[:2]
+    assert first.startswith(
+        "1. verifier: the verifier refused a program: 1 test on host\n   R1 type=scalar expected=fp\n"
+    )
+    assert "AssertionError: only in English" in second
+    assert "test_theirs.py::test_fails[a [b]]" in second
+    assert "again: python -m kmt rerun --group 2" in second
+
+
+def test_just_what_failed_runs_again_and_words_behind_the_dashes_go_to_pytest(failed, monkeypatch):
+    done = kmt(failed, "rerun", "--from", "out/results.json", "--", "-p", "no:cacheprovider", "-v")
+    assert done.returncode == 1
+    assert "3 failed" in done.stdout
+    assert "test_passes" not in done.stdout
+    monkeypatch.setenv("LANG", "C.UTF-8")
+    done = kmt(failed, "rerun", "--group", "2")
+    assert done.returncode == 0, done.stdout
+    assert "2 passed" in done.stdout
+
+
+def test_more_than_a_command_line_holds_runs_too(failed):
+    document = json.loads((failed.root / "out" / "results.json").read_text())
+    failed.write("import pytest\n@pytest.mark.parametrize('n', range(1200))\ndef test_many(n): pass\n", "test_many.py")
+    tests = document["kernels"][0]["tests"]
+    tests[:] = [{**tests[0], "id": f"test_many.py::test_many[{n}]", "outcome": "failed"} for n in range(1200)]
+    (failed.root / "many.json").write_text(json.dumps(document))
+    done = kmt(failed, "rerun", "--from", "many.json")
+    assert "1200 passed" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda d: d.update(schema=9), "results of version 9"),
+        (lambda d: d["kernels"][0].update(name="9.99"), "no kernel 9.99 in this matrix"),
+        (lambda d: d["kernels"][0]["tests"][0].update(id="-p evil"), "is no test of this project"),
+    ],
+)
+def test_results_that_do_not_fit_are_one_line_that_names_the_file(failed, change, said):
+    document = json.loads((failed.root / "out" / "results.json").read_text())
+    for test in document["kernels"][0]["tests"]:
+        test["outcome"] = "failed"
+    change(document)
+    (failed.root / "bad.json").write_text(json.dumps(document))
+    done = kmt(failed, "rerun", "--from", "bad.json")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert said in done.stderr
+    assert "bad.json" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_damaged_file_among_good_ones_is_named_and_the_others_explained(failed):
+    whole = (failed.root / "out" / "results.json").read_text()
+    (failed.root / "out" / "cut-results.json").write_text(whole[:-50])
+    shutil.make_archive(str(failed.root / "artefacts"), "zip", failed.root / "out")
+    done = kmt(failed, "explain", "artefacts.zip")
+    assert done.returncode == 4
+    assert "2 causes on 1 kernel of 1" in done.stdout
+    assert "cut-results.json" in done.stderr
+    assert "it was cut off" in done.stderr
+
+
+def test_without_any_run_the_error_says_what_to_name(project):
+    done = kmt(project, "explain")
+    assert (done.returncode, done.stderr.count("\n")) == (4, 1)
+    assert "python -m kmt explain FILE" in done.stderr
