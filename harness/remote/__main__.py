@@ -78,10 +78,10 @@ def serve(options: argparse.Namespace, directory: Directory) -> int:
     host.way = options.misbehave
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(GrpcServer(host.serve, address=options.listen, tls=tls, token=token))
-        port = server.port
+        port, where = server.port, options.listen.rpartition(":")[0]
         if options.fault:
-            port = stack.enter_context(Relay("127.0.0.1", port, options.fault)).port
-        urls = [f"grpcs://{options.listen.rpartition(':')[0]}:{port}"]
+            port = stack.enter_context(Relay(f"{where}:{port}", options.fault)).port
+        urls = [f"grpcs://{where}:{port}"]
         if options.unix:
             stack.enter_context(GrpcServer(host.serve, address=f"unix:{options.unix.absolute()}", token=token))
             options.unix.chmod(0o600)

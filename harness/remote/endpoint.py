@@ -21,7 +21,9 @@ class Endpoint:
     """A serving side. ``ca`` None: the machine's own authorities; ``certificate`` and ``key`` are for mutual TLS.
 
     ``server_name`` is the name to expect in the certificate, where it is not the URL's host. ``seconds`` is the
-    deadline of a whole request.
+    deadline of a whole request. ``keep_alive`` is for gRPC, whose connection outlives a request: after so many seconds
+    of silence, during a request or between two, the server is asked for a sign of life, and after a third as many
+    again without one the connection is given up.
     """
 
     url: str
@@ -30,13 +32,15 @@ class Endpoint:
     key: Path | None = None
     server_name: str | None = None
     seconds: float = 10.0
+    keep_alive: float = 30.0
 
     def __post_init__(self) -> None:
         _split(self.url)
         if (self.certificate is None) != (self.key is None):
             raise SettingsError("endpoint: a client certificate and its key go together")
-        if not 0 < self.seconds <= 3600:
-            raise SettingsError(f"endpoint: a deadline of {self.seconds} s is not between 0 and an hour")
+        for what, seconds in (("a deadline", self.seconds), ("a keep-alive", self.keep_alive)):
+            if not 0 < seconds <= 3600:
+                raise SettingsError(f"endpoint: {what} of {seconds} s is not between 0 and an hour")
 
     @property
     def scheme(self) -> str:

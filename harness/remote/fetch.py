@@ -15,6 +15,9 @@ from harness.remote.wire.config_pb2 import ClientGetConfigsRequest, ClientGetCon
 MAX_MESSAGE = 110 << 20
 """Bytes of an answer; a larger one is refused before it is read whole."""
 
+HINT_TLS = "check the certificate's dates and names, the authority given for it, and this machine's clock"
+"""What to do about a connection that failed by its TLS."""
+
 Token = Callable[[], str]
 """Gives the bearer token; asked for every request, so that it may change."""
 

@@ -19,6 +19,7 @@ from harness.errors import ClosedError
 from harness.remote import messages
 from harness.remote.endpoint import Endpoint
 from harness.remote.fetch import (
+    HINT_TLS,
     MAX_MESSAGE,
     AnswerError,
     CertificateError,
@@ -36,9 +37,6 @@ from harness.remote.wire.config_pb2 import ClientGetConfigsRequest, ClientGetCon
 _OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_send_message_length", MAX_MESSAGE),
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
     # The library would wait up to two minutes before it connects again; how often to ask is the client's business.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
@@ -51,7 +49,6 @@ _OPTIONS: list[tuple[str, int]] = [
 ]
 _TLS_WORDS = ("CERTIFICATE_VERIFY_FAILED", "Ssl handshake", "SSL_ERROR", "erification check failed")
 """What stands in the details of a connection that failed by its TLS; the library has no status for it."""
-_HINT_TLS = "check the certificate's dates and names, the authority given for it, and this machine's clock"
 
 
 class GrpcFetcher:
@@ -102,7 +99,7 @@ def translate(code: grpc.StatusCode, details: str, endpoint: Endpoint) -> FetchE
         return DeadlineError(f"{at} gave no whole answer in {endpoint.seconds:g} s")
     if code is grpc.StatusCode.UNAVAILABLE:
         if any(word in details for word in _TLS_WORDS):
-            return CertificateError(f"{at}: no trust between us: {words}", hint=_HINT_TLS)
+            return CertificateError(f"{at}: no trust between us: {words}", hint=HINT_TLS)
         return UnreachableError(f"{at} cannot be reached: {words}")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
         return AnswerError(f"{at} sent more than {MAX_MESSAGE} bytes")
@@ -111,11 +108,26 @@ def translate(code: grpc.StatusCode, details: str, endpoint: Endpoint) -> FetchE
 
 def _channel(endpoint: Endpoint) -> grpc.Channel:
     host, port = endpoint.address
+    options = [*_OPTIONS, *_keep_alive(endpoint.keep_alive)]
     if endpoint.scheme == "unix":
-        return grpc.insecure_channel(f"unix:{host}", options=_OPTIONS)
+        return grpc.insecure_channel(f"unix:{host}", options=options)
     credentials = grpc.ssl_channel_credentials(
         endpoint.read(endpoint.ca), endpoint.read(endpoint.key), endpoint.read(endpoint.certificate)
     )
     name = [("grpc.ssl_target_name_override", endpoint.server_name)] if endpoint.server_name else []
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return grpc.secure_channel(target, credentials, options=[*_OPTIONS, *name])
+    return grpc.secure_channel(target, credentials, options=[*options, *name])
+
+
+def _keep_alive(seconds: float) -> list[tuple[str, int]]:
+    """A server that vanished without a word is noticed, and the next request connects anew."""
+    timeout = max(1, round(1000 * seconds / 3))
+    return [
+        ("grpc.keepalive_time_ms", max(1, round(1000 * seconds))),
+        ("grpc.keepalive_timeout_ms", timeout),
+        # With another ping under way (to measure bandwidth) a keep-alive waits for that one, by default for a minute.
+        ("grpc.http2.ping_timeout_ms", timeout),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # Otherwise the library would ask twice and then stay silent until the next request.
+        ("grpc.http2.max_pings_without_data", 0),
+    ]

@@ -1,7 +1,7 @@
 """The fetcher over HTTPS: the same messages as JSON, ``POST /v0.7/config``.
 
-A connection a request. Law: a request is over at its deadline even if the server sends a byte a second (a timeout of
-a socket counts from the last byte; here a timer ends the connection).
+A connection a request. Law: a request is over at its deadline, and at once when the fetcher is closed, whatever it
+waits for: a name, a connection, a server that sends a byte a second (a socket's timeout counts from the last byte).
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import contextlib
 import http.client
 import socket
 import ssl
-from collections.abc import Iterator
-from threading import Lock, Timer
+from threading import Event, Lock, Thread
 
 from harness.errors import ClosedError, SettingsError
 from harness.remote import json_form, messages
 from harness.remote.endpoint import Endpoint
 from harness.remote.fetch import (
+    HINT_TLS,
     MAX_MESSAGE,
     AnswerError,
     CertificateError,
@@ -40,84 +40,103 @@ class HttpFetcher:
         self._context = _context(endpoint)
         self._lock = Lock()
         self._closed = False
-        self._socket: socket.socket | None = None
+        self._under_way: set[_Exchange] = set()
 
     def fetch(self, request: ClientGetConfigsRequest) -> ClientGetConfigsResponse:
         """Ask; the deadline is the endpoint's."""
         headers = {"Authorization": bearer(self._token), "Content-Type": "application/json", "Connection": "close"}
+        exchange = _Exchange(self._endpoint, self._context, json_form.dump(request), headers)
+        with self._lock:
+            if self._closed:
+                raise ClosedError("the fetcher is closed")
+            self._under_way.add(exchange)
+        try:
+            exchange.start()
+            in_time = exchange.over.wait(self._endpoint.seconds)
+        finally:
+            with self._lock:
+                self._under_way.discard(exchange)
+            exchange.end()
+        if self._closed:
+            raise ClosedError("the fetcher is closed")
         at = self._endpoint.url
-        with self._deadline() as late:
-            try:
-                status, raw = self._exchange(json_form.dump(request), headers)
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                if self._closed:
-                    raise ClosedError("the fetcher is closed") from None
-                if late or isinstance(error, TimeoutError):
-                    raise self._late() from None
-                if isinstance(error, ssl.SSLCertVerificationError):
-                    hint = "check the certificate's dates and names, the authority given for it, and the clock"
-                    raise CertificateError(f"{at}: no trust between us: {error.verify_message}", hint=hint) from None
-                if isinstance(error, http.client.HTTPException):
-                    raise AnswerError(f"{at} gave no HTTP answer: {type(error).__name__}: {error}"[:300]) from None
-                raise UnreachableError(f"{at} cannot be reached: {error}") from None
-            if late:
-                # The cut looked like the server's own end.
-                raise self._late()
-        _check_status(at, status, raw)
-        return json_form.load(raw, ClientGetConfigsResponse)
+        if not in_time or isinstance(exchange.error, TimeoutError):
+            raise DeadlineError(f"{at} gave no whole answer in {self._endpoint.seconds:g} s")
+        if exchange.error is not None:
+            raise _typed(exchange.error, at) from None
+        _check_status(at, exchange.status, exchange.raw)
+        return json_form.load(exchange.raw, ClientGetConfigsResponse)
 
     def close(self) -> None:
         """End a fetch that is under way."""
-        self._closed = True
-        self._cut()
+        with self._lock:
+            self._closed = True
+            under_way = list(self._under_way)
+        for exchange in under_way:
+            exchange.end()
 
-    def _late(self) -> DeadlineError:
-        return DeadlineError(f"{self._endpoint.url} gave no whole answer in {self._endpoint.seconds:g} s")
 
-    def _exchange(self, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
-        """Status and body of the answer."""
+class _Exchange(Thread):
+    """One request and its answer, in a thread of its own: looking up a name cannot be interrupted, waiting can."""
+
+    def __init__(self, endpoint: Endpoint, context: ssl.SSLContext, body: bytes, headers: dict[str, str]) -> None:
+        super().__init__(name="remote-config-https", daemon=True)
+        self.over = Event()
+        self.status, self.raw = 0, b""
+        self.error: Exception | None = None
+        self._endpoint, self._context, self._body, self._headers = endpoint, context, body, headers
+        self._lock = Lock()
+        self._ended = False
+        self._socket: socket.socket | None = None
+
+    def run(self) -> None:
+        try:
+            self._exchange()
+        except Exception as error:
+            self.error = error
+        finally:
+            self.over.set()
+
+    def end(self) -> None:
+        """Nobody waits any more: cut the connection, whatever it is at."""
+        with self._lock:
+            self._ended = True
+            if self._socket is not None:
+                with contextlib.suppress(OSError):
+                    # Not the TLS socket's own shutdown: that would pull its TLS from under the thread that reads.
+                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+        self.over.set()
+
+    def _exchange(self) -> None:
         host, port = self._endpoint.address
         raw = socket.create_connection((host, port), self._endpoint.seconds)
         name = self._endpoint.server_name or host
         with self._context.wrap_socket(raw, server_hostname=name, do_handshake_on_connect=False) as sock:
             with self._lock:
+                if self._ended:
+                    return
                 self._socket = sock
             try:
-                if self._closed:
-                    raise ClosedError("the fetcher is closed")
                 sock.do_handshake()
                 connection = http.client.HTTPConnection(host, port)
                 connection.sock = sock
-                connection.request("POST", messages.HTTP_PATH, body, headers)
+                connection.request("POST", messages.HTTP_PATH, self._body, self._headers)
                 with connection.getresponse() as response:
-                    return response.status, _body(response)
+                    self.status, self.raw = response.status, _body(response)
             finally:
                 with self._lock:
                     self._socket = None
 
-    @contextlib.contextmanager
-    def _deadline(self) -> Iterator[list[bool]]:
-        """Cuts the connection at the deadline; what it gives is true once it has."""
-        late: list[bool] = []
 
-        def cut() -> None:
-            late.append(True)
-            self._cut()
-
-        timer = Timer(self._endpoint.seconds, cut)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield late
-        finally:
-            timer.cancel()
-            timer.join()
-
-    def _cut(self) -> None:
-        with self._lock, contextlib.suppress(OSError):
-            if self._socket is not None:
-                # Not the TLS socket's own shutdown: that would pull its TLS from under the thread that reads.
-                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+def _typed(error: Exception, at: str) -> Exception:
+    """The ``FetchError`` that a failed exchange means; what is no failure of one, as it is."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return CertificateError(f"{at}: no trust between us: {error.verify_message}", hint=HINT_TLS)
+    if isinstance(error, http.client.HTTPException):
+        return AnswerError(f"{at} gave no HTTP answer: {type(error).__name__}: {error}"[:300])
+    if isinstance(error, OSError | ValueError):
+        return UnreachableError(f"{at} cannot be reached: {error}")
+    return error
 
 
 def _body(response: http.client.HTTPResponse) -> bytes:

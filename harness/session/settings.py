@@ -8,8 +8,8 @@ the file; the same text gives the same settings.
 - ``[tracer]``: ``enabled``, ``kind`` (``fentry``, ``kprobe``, or ``auto``: by where we are),
   ``max_closed_connections_buffered``, and the fields of ``TracerSettings``
 - ``[watcher]``: ``enabled``, ``rules``: a list of ``{pattern = "...", action = "count" | "tls"}``
-- ``[remote]``: ``url``, ``ca``, ``certificate``, ``key``, ``server_name``, ``deadline`` and ``interval`` (seconds),
-  ``token`` (a file), ``root`` (a file: the first root), ``unverified``, ``keep`` (a directory for verified
+- ``[remote]``: ``url``, ``ca``, ``certificate``, ``key``, ``server_name``, ``deadline``, ``keep_alive`` and ``interval``
+  (seconds), ``token`` (a file), ``root`` (a file: the first root), ``unverified``, ``keep`` (a directory for verified
   metadata; none: they are not kept), ``agent_name``
 - ``[debug]``: ``address``, ``token`` (a file; none: no writes)
 """
@@ -176,6 +176,7 @@ def _remote(table: _Table) -> Remote:
         key=table.path("key"),
         server_name=table.get("server_name", None, str),
         seconds=table.number("deadline", 10.0),
+        keep_alive=table.number("keep_alive", 30.0),
     )
     keep, name = table.path("keep"), table.get("agent_name", "unknown", str)
     table.done()

@@ -7,15 +7,17 @@ import dataclasses
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
 import pytest
 from remote_site import FORMS, Site, token
+from waiting import wait_for
 
 from harness.errors import ClosedError, HarnessError, SettingsError
 from harness.remote import fetch, messages
@@ -36,10 +38,11 @@ from harness.remote.grpc_fetch import translate
 from harness.remote.serve.certificates import Authority, Tls
 from harness.remote.serve.server import GrpcServer, ServingError
 from harness.remote.serve.wire_faults import Fault, Relay
-from harness.remote.wire.config_pb2 import ClientGetConfigsRequest
+from harness.remote.wire.config_pb2 import ClientGetConfigsRequest, ClientGetConfigsResponse
 
 PATH = "datadog/2/TESTING1/a/config"
 TCP_FORMS = ("grpcs", "https")
+T = TypeVar("T")
 JUST_NOW = datetime.now(UTC) - timedelta(minutes=1)
 
 
@@ -187,7 +190,7 @@ def test_a_server_that_comes_back_is_found_again(tmp_path: Path) -> None:
     fetcher.close()
 
 
-def _eventually(call: Callable[[], bytes]) -> bytes:
+def _eventually(call: Callable[[], T]) -> T:
     for _ in range(200):
         try:
             return call()
@@ -409,32 +412,155 @@ def test_noise_is_no_server(tmp_path: Path, tls: Tls, form: str) -> None:
         thread.join()
 
 
-@pytest.mark.parametrize("form", TCP_FORMS)
-@pytest.mark.parametrize("kind", ["drop", "hang", "flip", "flood"])
-def test_a_connection_that_breaks_between_any_two_bytes(tmp_path: Path, form: str, kind: str) -> None:
-    """Whatever reaches the client is a whole answer or an error; with the fault gone it works again."""
-    with Site(tmp_path, form) as site, Relay("127.0.0.1", site.server.port) as relay:
-        site.put(PATH, bytes(2000))
-        url = f"{form}://localhost:{relay.port}"
-        fetcher = site.endpoint(url=url).fetcher(token)
-        whole = fetcher.fetch(asking(site))
-        fetcher.close()
-        most = relay.passed
-        seen = {True: 0, False: 0}
-        for after in sorted({*range(0, most, max(1, most // 12)), most - 1, most}):
-            relay.fault = Fault(kind, after)  # type: ignore[arg-type]
-            fetcher = site.endpoint(url=url, seconds=0.3 if kind in ("hang", "flood") else 20.0).fetcher(token)
-            try:
-                assert fetcher.fetch(asking(site)) == whole
-                seen[True] += 1
-            except FetchError:
-                seen[False] += 1
+# Broken connections.
+
+
+class Wire:
+    """A site whose connections pass a relay; ``address`` is the server's own."""
+
+    def __init__(self, site: Site, size: int) -> None:
+        self.site = site
+        site.put(PATH, bytes(size))
+        unix = site.form == "unix"
+        self.address = f"unix:{site.path}/.socket" if unix else f"127.0.0.1:{site.server.port}"
+        self.request = asking(site)
+        with self.relay() as relay:
+            answer = self.fetch(relay)
+            assert answer is not None
+            self.whole, self.bytes = answer, relay.passed
+
+    def relay(self) -> Relay:
+        return Relay(self.address)
+
+    def fetch(self, relay: Relay, seconds: float = 20.0) -> ClientGetConfigsResponse | None:
+        """The answer over a new connection through the relay, or None where it is an error."""
+        unix = self.site.form == "unix"
+        url = f"unix://{relay.address[5:]}" if unix else f"{self.site.form}://localhost:{relay.port}"
+        fetcher = self.site.endpoint(url=url, seconds=seconds).fetcher(token)
+        try:
+            return fetcher.fetch(self.request)
+        except FetchError:
+            return None
+        finally:
             fetcher.close()
-        assert seen[False] > 6
-        relay.fault = None
-        fetcher = site.endpoint(url=url).fetcher(token)
-        assert fetcher.fetch(asking(site)) == whole
+
+    def cut(self, offsets: Sequence[int]) -> list[ClientGetConfigsResponse | None]:
+        """What comes of it if a connection is dropped after so many bytes of the server's, in the order of these."""
+        with self.relay() as relay:
+            found = []
+            for after in offsets:
+                relay.fault = Fault("drop", after)
+                found.append(self.fetch(relay))
+            relay.fault = None
+            assert self.fetch(relay) == self.whole, "with the fault gone it works again"
+            return found
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_connection_that_is_dropped_between_any_two_bytes(tmp_path: Path, form: str) -> None:
+    """Every one of a small answer, its handshake included: the client has a whole answer or an error."""
+    with Site(tmp_path, form) as site, ThreadPoolExecutor(8) as pool:
+        wire = Wire(site, 10)
+        offsets = range(wire.bytes)
+        parts = list(pool.map(wire.cut, [offsets[n::8] for n in range(8)]))
+    found = [answer for part in parts for answer in part]
+    assert len(found) == wire.bytes > 500
+    assert all(answer is None or answer == wire.whole for answer in found)
+    # The last bytes may be an orderly end that the answer does not need; what comes before its own end it does need.
+    assert found.count(None) > wire.whole.ByteSize()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", ["drop", "hang", "flip", "flood"])
+def test_a_large_answer_over_a_connection_that_breaks(tmp_path: Path, form: str, kind: str) -> None:
+    """At some of its bytes."""
+    with Site(tmp_path, form) as site:
+        wire, seen = Wire(site, 100_000), []
+        with wire.relay() as relay:
+            for after in sorted({*range(0, wire.bytes, wire.bytes // 12), wire.bytes - 1, wire.bytes}):
+                relay.fault = Fault(kind, after)  # type: ignore[arg-type]
+                seen.append(wire.fetch(relay, 0.3 if kind in ("hang", "flood") else 20.0))
+            relay.fault = None
+            assert wire.fetch(relay) == wire.whole
+    # Nothing protects the bytes on a unix socket: who reads and writes there is this machine's system.
+    altered = form == "unix" and kind == "flip"
+    assert altered or all(answer is None or answer == wire.whole for answer in seen)
+    assert altered or seen.count(None) > 6
+
+
+# Servers that vanish.
+
+
+@pytest.mark.parametrize("form", ["grpcs", "unix"])
+def test_a_server_that_vanishes_between_two_requests(tmp_path: Path, form: str) -> None:
+    """Its connection is given up, though nothing says that it has ended, and the next request finds the server.
+
+    (The library's own ping would be given up too, but after a minute: past the deadline.)
+    """
+    with Site(tmp_path, form) as site:
+        wire = Wire(site, 10)
+        with wire.relay() as relay:
+            url = f"unix://{relay.address[5:]}" if form == "unix" else f"grpcs://localhost:{relay.port}"
+            fetcher = site.endpoint(url=url, seconds=30, keep_alive=0.3).fetcher(token)
+            assert fetcher.fetch(wire.request) == wire.whole
+            relay.vanish()
+            assert _eventually(lambda: fetcher.fetch(wire.request)) == wire.whole
+            fetcher.close()
+
+
+def test_a_server_that_vanishes_during_a_request(tmp_path: Path) -> None:
+    with Site(tmp_path) as site:
+        wire = Wire(site, 10)
+        with wire.relay() as relay, ThreadPoolExecutor(1) as pool:
+            endpoint = site.endpoint(url=f"grpcs://localhost:{relay.port}", seconds=30, keep_alive=0.3)
+            site.host.way = "hang"
+            site.host.seen.clear()
+            fetcher = endpoint.fetcher(token)
+            waiting = pool.submit(fetcher.fetch, wire.request)
+            wait_for(lambda: site.host.seen)
+            relay.vanish()
+            with pytest.raises(UnreachableError, match="ping timeout"):
+                waiting.result(60)
+            fetcher.close()
+
+
+@pytest.mark.parametrize("form", TCP_FORMS)
+def test_a_server_that_does_not_even_accept(tmp_path: Path, tls: Tls, form: str) -> None:
+    """The backlog is full, so connecting takes for ever: as far as the deadline, or until the client is closed."""
+    with socket.socket() as listener, ThreadPoolExecutor(1) as pool:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        with socket.create_connection(listener.getsockname()):
+            url = f"{form}://127.0.0.1:{listener.getsockname()[1]}"
+            fetcher = against(url, tmp_path, seconds=0.3)
+            with pytest.raises(DeadlineError):
+                fetcher.fetch(ASK)
+            fetcher.close()
+            fetcher = against(url, tmp_path, seconds=600)
+            waiting = pool.submit(fetcher.fetch, ASK)
+            with pytest.raises(TimeoutError):
+                waiting.result(0.2)
+            fetcher.close()
+            with pytest.raises(ClosedError):
+                waiting.result(60)
+
+
+def test_a_name_that_takes_for_ever_to_look_up(tmp_path: Path, tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gRPC resolves by itself; the standard library's resolver cannot be interrupted."""
+    found, real = threading.Event(), socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *words, **more: found.wait(60) and real(*words, **more))
+    with ThreadPoolExecutor(1) as pool:
+        fetcher = against("https://localhost:1", tmp_path, seconds=0.2)
+        with pytest.raises(DeadlineError):
+            fetcher.fetch(ASK)
+        fetcher = against("https://localhost:1", tmp_path, seconds=600)
+        waiting = pool.submit(fetcher.fetch, ASK)
+        wait_for(lambda: fetcher._under_way)  # type: ignore[attr-defined]
         fetcher.close()
+        with pytest.raises(ClosedError):
+            waiting.result(60)
+    found.set()
+    wait_for(lambda: not [thread for thread in threading.enumerate() if thread.name == "remote-config-https"])
 
 
 # Settings, and what needs no server.
@@ -454,7 +580,13 @@ def test_urls_that_are_none(url: str) -> None:
 def test_settings_that_are_none(tmp_path: Path) -> None:
     good = Endpoint("grpcs://[::1]:8443")
     assert good.address == ("::1", 8443)
-    for changes in ({"certificate": tmp_path}, {"key": tmp_path}, {"seconds": 0}, {"seconds": float("nan")}):
+    for changes in (
+        {"certificate": tmp_path},
+        {"key": tmp_path},
+        {"seconds": 0},
+        {"seconds": float("nan")},
+        {"keep_alive": 0},
+    ):
         with pytest.raises(SettingsError):
             dataclasses.replace(good, **changes)  # type: ignore[arg-type]
     for form in TCP_FORMS:

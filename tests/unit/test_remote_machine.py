@@ -228,7 +228,7 @@ def test_every_way_is_one(way: str) -> None:
 @pytest.fixture(scope="module", params=["grpcs", "https"])
 def wired(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wired]:
     folder = tmp_path_factory.mktemp("wired")
-    with Site(folder, request.param) as site, Relay("127.0.0.1", site.server.port) as relay:
+    with Site(folder, request.param) as site, Relay(f"127.0.0.1:{site.server.port}") as relay:
         yield Wired(site, relay)
 
 

@@ -40,6 +40,7 @@ token = "token"
 root = "root.json"
 interval = 2
 deadline = 1.5
+keep_alive = 20
 keep = "kept"
 agent_name = "me"
 [debug]
@@ -61,7 +62,7 @@ def test_a_whole_file() -> None:
     assert made.tracer == "kprobe"
     assert made.remote is not None
     assert made.remote.endpoint.ca == Path("/etc/agent/ca.pem")
-    assert (made.remote.interval, made.remote.endpoint.seconds) == (2.0, 1.5)
+    assert (made.remote.interval, made.remote.endpoint.seconds, made.remote.endpoint.keep_alive) == (2.0, 1.5, 20.0)
     assert (made.remote.token, made.remote.keep) == (Path("/etc/agent/token"), Path("/etc/agent/kept"))
     assert (made.debug, made.debug_token) == ("127.0.0.1:0", Path("/etc/agent/debug-token"))
 
@@ -101,6 +102,7 @@ def test_an_empty_file_is_the_defaults() -> None:
         ("[remote]\nurl='http://a:1'\ntoken='t'\nroot='r'", "scheme"),
         ("[remote]\nurl='grpcs://a:1'\ntoken='t'\nroot='r'\ninterval=0", "interval"),
         ("[remote]\nurl='grpcs://a:1'\ntoken='t'\nroot='r'\ndeadline=nan", "deadline"),
+        ("[remote]\nurl='grpcs://a:1'\ntoken='t'\nroot='r'\nkeep_alive=0", "keep-alive"),
         ("[remote]\nurl='grpcs://a:1'\ntoken='t'\nroot='r'\nkey='k'", "go together"),
         ("[debug]\naddress = 1", "debug.address must be a str"),
         ("[", "session.toml"),

@@ -8,9 +8,12 @@ of that, and that nothing half-read is ever used.
 from __future__ import annotations
 
 import contextlib
+import secrets
 import socket
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Literal
 
@@ -40,20 +43,29 @@ class Fault:
 
 
 class Relay:
-    """Listens on a port of its own (``port``) and passes connections on to ``host:port``; ``fault`` may be changed."""
+    """Passes connections on to the server at ``to``, which is ``HOST:PORT`` or ``unix:/path``.
 
-    def __init__(self, host: str, port: int, fault: Fault | None = None, *, listen: tuple[str, int] = ("", 0)) -> None:
+    ``address`` is where it listens itself: another port (``port``) of that host, or a socket beside ``/path``.
+    ``fault`` may be changed; each connection has the one that there was when it began.
+    """
+
+    def __init__(self, to: str, fault: Fault | None = None) -> None:
         self.fault = fault
         self.passed = 0
         """Bytes of the server's that the last connection let through."""
-        self._to = (host, port)
+        self._to = to
         self._lock = Lock()
         self._stopping = Event()
         self._open: set[socket.socket] = set()
-        self._threads: list[Thread] = []
-        self._listener = socket.create_server((listen[0] or "127.0.0.1", listen[1]))
-        self.port: int = self._listener.getsockname()[1]
+        self._silent: set[socket.socket] = set()
+        self._threads: set[Thread] = set()
+        self._listener, self.address, self.port = _listen(to)
         self._start(self._accept)
+
+    def vanish(self) -> None:
+        """From now on no byte passes on the present connections, as when a machine or a link is gone; new ones work."""
+        with self._lock:
+            self._silent |= self._open
 
     def close(self) -> None:
         """Cut every connection and stop."""
@@ -62,9 +74,12 @@ class Relay:
             for sock in [self._listener, *self._open]:
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
+            threads = list(self._threads)
+        for thread in threads:
             thread.join()
         self._listener.close()
+        if self.address.startswith("unix:"):
+            Path(self.address.removeprefix("unix:")).unlink(missing_ok=True)
 
     def __enter__(self) -> Relay:
         return self
@@ -72,9 +87,15 @@ class Relay:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _start(self, run: object, *arguments: object) -> None:
-        thread = Thread(target=run, args=arguments, daemon=True)  # type: ignore[arg-type]
-        self._threads.append(thread)
+    def _start(self, run: Callable[..., None], *arguments: object) -> None:
+        def work() -> None:
+            run(*arguments)
+            with self._lock:
+                self._threads.discard(thread)
+
+        thread = Thread(target=work, daemon=True)
+        with self._lock:
+            self._threads.add(thread)
         thread.start()
 
     def _accept(self) -> None:
@@ -86,9 +107,10 @@ class Relay:
             self._start(self._relay, client)
 
     def _relay(self, client: socket.socket) -> None:
-        with client, contextlib.suppress(OSError), socket.create_connection(self._to, 5) as server:
-            server.settimeout(None)
+        with client, contextlib.suppress(OSError), _connect(self._to) as server:
             with self._lock:
+                if self._stopping.is_set():
+                    return
                 self._open |= {client, server}
             gone = Event()
             back = Thread(target=self._copy, args=(client, server, gone), daemon=True)
@@ -102,17 +124,21 @@ class Relay:
                 back.join()
                 with self._lock:
                     self._open -= {client, server}
+                    self._silent -= {client, server}
 
     def _copy(self, client: socket.socket, server: socket.socket, gone: Event) -> None:
         with contextlib.suppress(OSError):
             while data := client.recv(1 << 16):
-                server.sendall(data)
+                if client not in self._silent:
+                    server.sendall(data)
         gone.set()
 
     def _answer(self, server: socket.socket, client: socket.socket, gone: Event) -> None:
         """Server to client, up to the fault and through it."""
         fault, passed = self.fault, 0
         while data := server.recv(1 << 16):
+            if client in self._silent:
+                continue
             if fault is None or passed + len(data) <= fault.after:
                 client.sendall(data)
                 passed = self.passed = passed + len(data)
@@ -135,3 +161,26 @@ class Relay:
             pass
         while kind == "flood" and not self._stopping.is_set():
             client.sendall(bytes(1 << 16))
+
+
+def _listen(beside: str) -> tuple[socket.socket, str, int]:
+    """A listener beside that address, its own address, and its port (of a unix socket 0)."""
+    if beside.startswith("unix:"):
+        path = f"{beside.removeprefix('unix:')}.{secrets.token_hex(4)}"
+        return socket.create_server(path, family=socket.AF_UNIX), f"unix:{path}", 0
+    host = beside.rpartition(":")[0]
+    bare = host.strip("[]")
+    listener = socket.create_server((bare, 0), family=socket.AF_INET6 if ":" in bare else socket.AF_INET)
+    port: int = listener.getsockname()[1]
+    return listener, f"{host}:{port}", port
+
+
+def _connect(to: str) -> socket.socket:
+    if to.startswith("unix:"):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(to.removeprefix("unix:"))
+        return sock
+    host, _, port = to.rpartition(":")
+    sock = socket.create_connection((host.strip("[]"), int(port)), 5)
+    sock.settimeout(None)
+    return sock
