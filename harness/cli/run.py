@@ -38,9 +38,7 @@ def run(options: argparse.Namespace) -> int:
         raise SettingsError(f"{options.config}: {error}") from None
     named = os.environ.get("KMT_BPF_DIR")
     settings = parse(text, options.config, bpf_dir=Path(named) if named else None)
-    over = Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: over.set())
+    over = _until_told()
     with Session(running_kernel(), settings) as session:
         common.line(
             event="started",
@@ -53,3 +51,16 @@ def run(options: argparse.Namespace) -> int:
                 common.line(event="closed", **trace.fields(conn.tuple, conn.stats))
     common.line(event="stopped")
     return 0
+
+
+def _until_told() -> Event:
+    """Set by the first SIGTERM or Ctrl-C; a second one does what it does to any process."""
+    over = Event()
+
+    def told(number: int, _: object) -> None:
+        over.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, told)
+    return over

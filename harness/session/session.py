@@ -28,15 +28,13 @@ from harness.remote.messages import Agent
 from harness.remote.persist import StateFile
 from harness.remote.state import ApplyState, ApplyStatus, State
 from harness.session import updates
-from harness.session.settings import LEVELS, Live, Remote, Settings, Watch
+from harness.session.libraries import Libraries
+from harness.session.settings import LEVELS, Live, Remote, Settings
 from harness.telemetry import DEFAULT, PROMETHEUS, MetricGroup, Registry
 from harness.tracer import fentry, kprobe
 from harness.tracer.select import new_tracer
 from harness.tracer.settings import TracerSettings
 from harness.tracer.tracer import Tracer
-from harness.watcher.identity import FilePath
-from harness.watcher.rules import Rule
-from harness.watcher.tls import TlsProbes
 from harness.watcher.watcher import Watcher
 
 Loader = Callable[[KernelApi, BpfSettings, TracerSettings], Tracer]
@@ -46,6 +44,7 @@ _LOADERS: Mapping[str, Loader] = {
     "kprobe": kprobe.load_tracer,
 }
 _log = logging.getLogger(__name__)
+_log_of_all = logging.getLogger("harness")
 _STEP = 0.1
 """Seconds between two looks for closed connections."""
 
@@ -72,9 +71,9 @@ class Session:
         self.client: Client | None = None
         self.debug: DebugServer | None = None
         self._kernel, self._load, self._metrics = kernel, load or _LOADERS[settings.tracer], metrics
-        self._tls: TlsProbes | None = None
         self._closed_connections: deque[Conn] = deque(maxlen=settings.live.max_closed_connections_buffered)
         self._group = MetricGroup("session", PROMETHEUS, registry=metrics)
+        self.libraries = Libraries(kernel, settings.bpf, self._group)
         self._dropped = self._group.counter("connections_dropped")
         self._buffer = Lock()
         self._lock = Lock()
@@ -117,16 +116,10 @@ class Session:
             self._closed_connections.clear()
         return taken
 
-    def count(self, file: FilePath) -> None:
-        """A rule's activation that only counts the library."""
-        self._group.counter("libraries").add()
-
-    def forget(self, file: FilePath) -> None:
-        """Its deactivation."""
-
     # The flow, in its order.
 
     def _begin(self) -> None:
+        self._stack.callback(_log_of_all.setLevel, _log_of_all.level)
         _set_level(self.live.log_level)
         if self.settings.trace:
             self.tracer = self._stack.enter_context(self._load(self._kernel, self.settings.bpf, self.live.tracer))
@@ -135,8 +128,9 @@ class Session:
             self._stack.callback(self._join, drain)
             drain.start()
         if self.settings.watch:
-            self._stack.callback(self._close_tls)
-            self.watcher = Watcher(self._kernel, self.settings.bpf, self._rules(self.live.rules), metrics=self._metrics)
+            self._stack.callback(self.libraries.close)
+            rules = self.libraries.rules(self.live.rules)
+            self.watcher = Watcher(self._kernel, self.settings.bpf, rules, metrics=self._metrics)
             self._stack.enter_context(self.watcher)
         if self.settings.debug is not None:
             self.debug = self._debug_server(self.settings.debug)
@@ -148,8 +142,10 @@ class Session:
 
     def _polling(self, remote: Remote) -> Client:
         state, keep = self._first_state(remote)
+        fetcher = remote.endpoint.fetcher(token_of(remote.token))
+        self._stack.callback(fetcher.close)
         client = Client(
-            remote.endpoint.fetcher(token_of(remote.token)),
+            fetcher,
             state,
             who=Agent(remote.agent_name),
             interval=remote.interval,
@@ -215,7 +211,7 @@ class Session:
                 max_closed_connections_buffered=wanted.max_closed_connections_buffered,
             )
         elif self.watcher is not None:
-            self.watcher.set_rules(self._rules(wanted.rules))
+            self.watcher.set_rules(self.libraries.rules(wanted.rules))
             self.live = replace(self.live, rules=wanted.rules)
 
     def _retrace(self, wanted: TracerSettings) -> None:
@@ -248,23 +244,6 @@ class Session:
                 statuses = dict.fromkeys(configs, ApplyStatus(ApplyState.ERROR, updates.reason(error)))
         report(statuses)
 
-    # Libraries.
-
-    def _rules(self, watches: tuple[Watch, ...]) -> list[Rule]:
-        """Rules with their callbacks; the TLS programs are loaded with the first rule that needs them."""
-        if any(watch.action == "tls" for watch in watches) and self._tls is None:
-            self._tls = TlsProbes(self._kernel, self.settings.bpf)
-        return [self._rule(watch) for watch in watches]
-
-    def _rule(self, watch: Watch) -> Rule:
-        if watch.action == "tls" and self._tls is not None:
-            return Rule.of(watch.pattern, self._tls.activate, self._tls.deactivate)
-        return Rule.of(watch.pattern, self.count, self.forget)
-
-    def _close_tls(self) -> None:
-        if self._tls is not None:
-            self._tls.close()
-
     # Closed connections.
 
     def _drain(self, tracer: Tracer) -> None:
@@ -294,4 +273,4 @@ def _collected(wanted: TracerSettings) -> Mapping[str, bool]:
 
 
 def _set_level(name: str) -> None:
-    logging.getLogger("harness").setLevel(LEVELS[name.lower()])
+    _log_of_all.setLevel(LEVELS[name.lower()])

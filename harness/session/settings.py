@@ -8,9 +8,9 @@ the file; the same text gives the same settings.
 - ``[tracer]``: ``enabled``, ``kind`` (``fentry``, ``kprobe``, or ``auto``: by where we are),
   ``max_closed_connections_buffered``, and the fields of ``TracerSettings``
 - ``[watcher]``: ``enabled``, ``rules``: a list of ``{pattern = "...", action = "count" | "tls"}``
-- ``[remote]``: ``url``, ``ca``, ``certificate``, ``key``, ``server_name``, ``deadline``, ``keep_alive`` and ``interval``
-  (seconds), ``token`` (a file), ``root`` (a file: the first root), ``unverified``, ``keep`` (a directory for verified
-  metadata; none: they are not kept), ``agent_name``
+- ``[remote]``: ``url``, ``ca``, ``certificate``, ``key``, ``server_name``, ``token`` (a file), ``root`` (a file: the
+  first root), ``unverified``, ``interval``, ``deadline`` and ``keep_alive`` (seconds), ``keep`` (a directory for
+  verified metadata; none: they are not kept), ``agent_name``
 - ``[debug]``: ``address``, ``token`` (a file; none: no writes)
 """
 

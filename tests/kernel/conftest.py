@@ -138,6 +138,12 @@ def nothing_stays():
 
 
 @pytest.fixture(scope="session")
+def loaded():
+    """``loaded()`` is what is in the kernel now: see ``in_kernel``."""
+    return in_kernel
+
+
+@pytest.fixture(scope="session")
 def left_behind():
     """``with left_behind():`` holds that what was loaded in it has gone at its end."""
     return nothing_stays

@@ -13,28 +13,22 @@ from pathlib import Path
 
 import pytest
 from remote_site import TOKEN, Site
+from waiting import wait_for
 
 from fixtures.workloads import libraries, tcp
+from fixtures.workloads import tls as workload
 from harness.ebpf import core
 from harness.remote.endpoint import Endpoint
 from harness.session import Session, Settings
 from harness.session.settings import Live, Remote, Watch
 from harness.telemetry import Registry
+from harness.watcher.tls import Traffic
 
 pytestmark = [pytest.mark.thorough, pytest.mark.requires("btf", "fentry")]
 
 ROOT = Path(__file__).parents[2]
 TRACER, WATCHER, AGENT = "employee/TRACER/a/x", "employee/WATCHER/a/x", "datadog/2/AGENT_CONFIG/{}/x"
 ACKNOWLEDGED, ERROR = 2, 3
-
-
-def until(true, seconds=120):
-    """The first true value; everything in here takes moments, on a busy machine some more."""
-    end = time.monotonic() + seconds
-    while not (value := true()):
-        assert time.monotonic() < end, "nothing came of it"
-        time.sleep(0.02)
-    return value
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -73,7 +67,7 @@ def _nothing_served(request):
             site.remove(file)
         version = site.directory.published().targets_version
         # The request after the update says so, and before it the listeners have run.
-        until(lambda: {client.state.targets_version for client in list(site.host.seen.values())} == {version})
+        wait_for(lambda: {client.state.targets_version for client in list(site.host.seen.values())} == {version})
         assert session.live == session.settings.live
 
 
@@ -82,7 +76,7 @@ def push(site, path, content):
     site.put(path, content)
     version = site.directory.published().files[path].version
     product = path.split("/")[-3]
-    told = until(lambda: {t for t in site.told(product) if t[0] == version and t[1] in (ACKNOWLEDGED, ERROR)})
+    told = wait_for(lambda: {t for t in site.told(product) if t[0] == version and t[1] in (ACKNOWLEDGED, ERROR)})
     ((_, state, error),) = told
     return state, error
 
@@ -95,7 +89,7 @@ def seen(session, exchange):
         told.update((conn.tuple.source, conn.tuple.sport) for conn in session.take_closed())
         return mark in told
 
-    until(marked)
+    wait_for(marked)
     return len(told & {exchange.client, exchange.server})
 
 
@@ -121,7 +115,7 @@ def test_a_push_switches_probes_off_and_on(session, site, record_property):
     programs = set(session.tracer.programs)
     assert not [name for name in programs if name.startswith("udp")]
     site.remove(TRACER)
-    until(lambda: not site.told("TRACER"))
+    wait_for(lambda: not site.told("TRACER"))
     assert programs < set(session.tracer.programs), "without a file the session's own settings hold again"
     record_property("kmt.tracer", str(session.tracer))
 
@@ -149,13 +143,13 @@ def test_a_hostile_server_changes_nothing(session, site, way):
     site.host.way = way
     site.put(TRACER, {"collect_tcp_v4": False})
     failures = session.client.schedule
-    until(lambda: session.client.schedule != failures)
+    wait_for(lambda: session.client.schedule != failures)
     assert session.client.schedule.last_error
     assert session.client.state.configs == before.configs
     assert seen(session, tcp.exchange(14, 24)) == 2
     site.host.way = None
-    until(lambda: session.client.schedule.last_error == "")
-    until(lambda: session.live.tracer.collect_tcp_v4 is False)
+    wait_for(lambda: session.client.schedule.last_error == "")
+    wait_for(lambda: session.live.tracer.collect_tcp_v4 is False)
     assert seen(session, tcp.exchange(15, 25)) == 0
 
 
@@ -173,13 +167,13 @@ def test_rules_of_the_watcher_are_pushed(session, site, tmp_path):
         traced = lambda: {file.path.rsplit("/", 1)[1] for file in session.watcher.registry.traced()}  # noqa: E731
         assert path.name not in traced()
         assert push(site, WATCHER, {"rules": [{"pattern": "crypto.so"}]}) == (ACKNOWLEDGED, "")
-        until(lambda: path.name in traced())
+        wait_for(lambda: path.name in traced())
         state, error = push(site, WATCHER, {"rules": [{"pattern": "("}]})
         assert state == ERROR
         assert "no regular expression" in error
         assert path.name in traced()
         assert push(site, WATCHER, {"rules": []}) == (ACKNOWLEDGED, "")
-        until(lambda: not traced())
+        wait_for(lambda: not traced())
         process.stdin.close()
 
 
@@ -187,11 +181,34 @@ def test_the_log_level_is_pushed(session, site):
     order = {"order": ["mine"], "internal_order": []}
     site.put(AGENT.format("configuration_order"), order)
     assert push(site, AGENT.format("mine"), {"name": "x", "config": {"log_level": "debug"}})[0] == ACKNOWLEDGED
-    until(lambda: logging.getLogger("harness").level == logging.DEBUG)
+    wait_for(lambda: logging.getLogger("harness").level == logging.DEBUG)
 
 
-def test_the_agent_by_hand(site, tmp_path, bpf_dir):
-    """``python -m harness run``: metrics to read, SIGTERM to end it."""
+def test_a_pushed_rule_counts_plaintext(session, site, tmp_path):
+    """With the action ``tls``: to the byte, for each process, and in the metrics once a process has ended."""
+    workload.certificate(tmp_path)
+    moved = [session._group.counter("tls_bytes", f"direction:{name}") for name in ("received", "sent")]
+    words = [sys.executable, "-c", "import ssl; print(flush=True); input()"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as user:
+        user.stdout.readline()
+        assert push(site, WATCHER, {"rules": [{"pattern": r"libssl\.so", "action": "tls"}]}) == (ACKNOWLEDGED, "")
+        tls = session.libraries.tls
+        wait_for(tls.hooked)
+        before = [counter.value for counter in moved]
+        with workload.ends(tmp_path, 12_345, 54_321) as (client, server):
+            traffic = tls.traffic()
+            assert traffic[client] == Traffic(received=54_321, sent=12_345)
+            assert traffic[server] == Traffic(received=12_345, sent=54_321)
+        session.libraries.look()
+        assert [counter.value for counter in moved] == [value + 66_666 for value in before]
+        assert not {client, server} & tls.traffic().keys(), "who has ended makes room"
+        site.remove(WATCHER)
+        wait_for(lambda: not tls.hooked())
+        user.stdin.close()
+
+
+def test_the_agent_by_hand(site, tmp_path, bpf_dir, loaded, left_behind, record_property):
+    """``python -m harness run``: metrics to read, SIGTERM to end it, and then nothing of it is left in the kernel."""
     config = tmp_path / "session.toml"
     (tmp_path / "token").write_text(TOKEN)
     config.write_text(
@@ -210,21 +227,24 @@ def test_the_agent_by_hand(site, tmp_path, bpf_dir):
         """
     )
     site.put(TRACER, {"collect_udp_v4": False})
-    with agent(config, bpf_dir) as process:
+    others = loaded()
+    with left_behind(), agent(config, bpf_dir) as process:
         started = json.loads(process.stdout.readline())
         assert started["event"] == "started"
         assert started["tracer"].startswith("kprobe"), "this is no Fargate"
         assert started["debug"] == f"unix:{tmp_path}/debug"
-        until(lambda: applied(site, "by hand") == [ACKNOWLEDGED])
+        wait_for(lambda: applied(site, "by hand") == [ACKNOWLEDGED])
         metrics = scrape(f"{tmp_path}/debug")
         assert 'remote__client__version{role="root"} 1.0' in metrics
+        assert {kind for kind, _ in loaded() - others} >= {"prog", "map"}
         begun = time.monotonic()
         process.send_signal(signal.SIGTERM)
         *_, stopped = process.stdout
         assert json.loads(stopped)["event"] == "stopped"
         assert process.wait() == 0
-        print(f"SIGTERM to the end: {time.monotonic() - begun:.2f} s")
+        record_property("sigterm_seconds", round(time.monotonic() - begun, 3))
     assert (tmp_path / "kept" / "state.json").exists()
+    assert not (tmp_path / "debug").exists()
     site.host.seen.clear()
 
 

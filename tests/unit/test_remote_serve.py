@@ -10,11 +10,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from remote_site import Site, token
+from waiting import wait_for
 
 from harness.remote.__main__ import main
 from harness.remote.client import Client
@@ -243,20 +244,13 @@ def test_a_client_by_itself_follows_a_real_server(tmp_path: Path) -> None:
             client.start()
             for content in (b"one", b"two"):
                 site.put(PATH, content)
-                until(lambda content=content: heard[-1:] == [{PATH: content}])  # type: ignore[misc]
+                wait_for(lambda content=content: heard[-1:] == [{PATH: content}])  # type: ignore[misc]
             site.host.way = "forge"
-            until(lambda: client.schedule.errors > 0)
+            wait_for(lambda: client.schedule.errors > 0)
             site.put(PATH, b"three")
             site.host.way = None
-            until(lambda: heard[-1:] == [{PATH: b"three"}])
+            wait_for(lambda: heard[-1:] == [{PATH: b"three"}])
             assert [content[PATH] for content in heard] == [b"one", b"two", b"three"]
             reported = [said.state.error for said in site.host.seen.values()]
             assert reported == [""] or "signed by 0 of 1" in reported[0]
         assert not client.running
-
-
-def until(true: object) -> None:
-    end = datetime.now(UTC) + timedelta(seconds=60)
-    while not true():  # type: ignore[operator]
-        assert datetime.now(UTC) < end
-        threading.Event().wait(0.01)

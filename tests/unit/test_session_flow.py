@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from remote_site import TOKEN, Site
+from waiting import wait_for
 
 from harness.cli import main
 from harness.ebpf.settings import BpfSettings
@@ -86,14 +87,7 @@ def _level() -> Iterator[None]:
     before = log.level
     yield
     log.setLevel(before)
-    until(lambda: {t for t in threading.enumerate() if not t.name.startswith("serving")} <= threads)
-
-
-def until(true: Callable[[], object]) -> None:
-    end = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < end, "nothing came of it"
-        time.sleep(0.01)
+    wait_for(lambda: {t for t in threading.enumerate() if not t.name.startswith("serving")} <= threads)
 
 
 def session(settings: Settings, log: list[str] | None = None) -> tuple[Session, Tracer]:
@@ -109,7 +103,7 @@ def test_nothing_is_asked_before_the_programs_are_in(settings: Settings, site: S
         return Tracer(settings.live.tracer, [])
 
     with Session(None, settings, load=load, metrics=Registry()):  # type: ignore[arg-type]
-        until(lambda: site.host.seen)
+        wait_for(lambda: site.host.seen)
     assert asked == [0]
 
 
@@ -173,15 +167,15 @@ def test_what_the_kernel_does_not_take_is_undone_and_told(settings: Settings, si
     tracer.refuses = "udp_v6"
     with made:
         site.put(TRACER, {"collect_udp_v6": True, "collect_tcp_v4": False})
-        until(told(site, "TRACER", 3))
+        wait_for(told(site, "TRACER", 3))
         assert "EPERM" in str(site.told("TRACER"))
         assert tracer.settings == own.tracer
         assert made.live == own
         site.put(TRACER, {"collect_tcp_v4": False})
-        until(told(site, "TRACER", 2))
+        wait_for(told(site, "TRACER", 2))
         assert made.live.tracer == tracer.settings == replace(own.tracer, collect_tcp_v4=False)
         site.remove(TRACER)
-        until(lambda: made.live == own)
+        wait_for(lambda: made.live == own)
         assert tracer.settings == own.tracer
 
 
@@ -192,15 +186,15 @@ def test_layers_of_the_log_level(settings: Settings, site: Site) -> None:
         assert log.level == logging.INFO
         site.put(LEVEL.format("mine"), {"name": "x", "config": {"log_level": "error"}})
         site.put(LEVEL.format("configuration_order"), {"order": ["mine"]})
-        until(lambda: log.level == logging.ERROR)
-        until(lambda: len(site.told("AGENT_CONFIG")) and not told(site, "AGENT_CONFIG", 0)())
+        wait_for(lambda: log.level == logging.ERROR)
+        wait_for(lambda: len(site.told("AGENT_CONFIG")) and not told(site, "AGENT_CONFIG", 0)())
         site.put(LEVEL.format("mine"), {"name": "x", "config": {"log_level": "loud"}})
-        until(told(site, "AGENT_CONFIG", 3))
+        wait_for(told(site, "AGENT_CONFIG", 3))
         site.put(LEVEL.format("mine"), b"{")
-        until(lambda: "no JSON" in str(site.told("AGENT_CONFIG")))
+        wait_for(lambda: "no JSON" in str(site.told("AGENT_CONFIG")))
         assert log.level == logging.ERROR
         site.remove(LEVEL.format("mine"))
-        until(lambda: log.level == logging.INFO)
+        wait_for(lambda: log.level == logging.INFO)
 
 
 def test_closed_connections_wait_for_who_takes_them(settings: Settings, site: Site) -> None:
@@ -209,13 +203,13 @@ def test_closed_connections_wait_for_who_takes_them(settings: Settings, site: Si
     dropped = made._group.counter("connections_dropped")
     with made:
         tracer.conns = list(range(8))
-        until(lambda: dropped.value == 3)
+        wait_for(lambda: dropped.value == 3)
         assert made.take_closed() == [3, 4, 5, 6, 7]
         assert made.take_closed() == []
         site.put(TRACER, {"max_closed_connections_buffered": 2})
-        until(told(site, "TRACER", 2))
+        wait_for(told(site, "TRACER", 2))
         tracer.conns = list(range(8))
-        until(lambda: dropped.value == 9)
+        wait_for(lambda: dropped.value == 9)
         assert made.take_closed() == [6, 7]
 
 
@@ -224,7 +218,7 @@ def test_what_was_verified_is_kept(settings: Settings, site: Site, tmp_path: Pat
     settings = replace(settings, remote=replace(settings.remote, keep=tmp_path / "kept"))
     with session(settings)[0] as made:
         site.directory.rotate("root")
-        until(lambda: made.client and made.client.state.root_version == 2)
+        wait_for(lambda: made.client and made.client.state.root_version == 2)
     site.close()
     with session(settings)[0] as made:
         assert made.client is not None
@@ -252,8 +246,13 @@ def test_settings_that_contradict() -> None:
         Live(max_closed_connections_buffered=0)
 
 
-def test_the_command(site: Site, tmp_path: Path) -> None:
-    """``python -m harness run`` without its programs, as another process: it polls, shows itself, and ends."""
+@pytest.mark.parametrize("way", [None, "hang"])
+def test_the_command(site: Site, tmp_path: Path, way: str | None) -> None:
+    """``python -m harness run`` without its programs, as another process: it polls, shows itself, and ends.
+
+    Also while it waits for a server that says nothing.
+    """
+    site.host.way = way
     (tmp_path / "token").write_text(TOKEN)
     (tmp_path / "session.toml").write_text(
         f"""
@@ -268,6 +267,7 @@ def test_the_command(site: Site, tmp_path: Path) -> None:
         root = "{site.directory.root}"
         token = "token"
         interval = 0.05
+        deadline = 600
         agent_name = "by hand"
         [debug]
         address = "unix:{tmp_path}/d"
@@ -278,7 +278,7 @@ def test_the_command(site: Site, tmp_path: Path) -> None:
         try:
             assert process.stdout is not None
             assert json.loads(process.stdout.readline())["debug"] == f"unix:{tmp_path}/d"
-            until(lambda: {client.client_agent.name for client in site.host.seen.values()} == {"by hand"})
+            wait_for(lambda: {client.client_agent.name for client in site.host.seen.values()} == {"by hand"})
             process.send_signal(signal.SIGTERM)
             assert json.loads(process.stdout.readline()) == {"event": "stopped"}
             assert process.wait() == 0
