@@ -70,6 +70,8 @@ class Config:
     """What gets a kernel that nobody has touched: each test, each module, or the session."""
     snapshots: bool = True
     """Start guests from a memory snapshot of the booted kernel where the backend can."""
+    warm: tuple[str, ...] = ()
+    """Modules of the guest image that a snapshot has loaded already, besides pytest and Hypothesis."""
     snapshot_store: int = 8192
     """MiB that snapshots may take in the cache; the least recently used go first."""
     file_limit: int = 10

@@ -209,7 +209,7 @@ class QemuBackend:
         files, accelerator = self.files(kernel, machine), self.accelerator(kernel)
         memory = Memory(0, shared=True, incoming=False)
         argv = self._command(kernel, machine, accelerator, channel=0, monitor=0, memory=memory)
-        return qemu_snapshots.key_of(kernel, files, accelerator, argv)
+        return qemu_snapshots.key_of(kernel, files, accelerator, argv, self._config.warm)
 
     def _snapshot(self, kernel: Kernel, machine: Machine) -> str:
         """The key of the machine's warm snapshot, made where it is missing; empty where there is to be none."""
@@ -234,7 +234,7 @@ class QemuBackend:
             deadline = Deadline(WARM_SECONDS * self.deadline_factor)
             memory = Memory(descriptor, shared=True, incoming=False)
             with self._running(kernel, machine, logs, deadline, memory) as vm:
-                state = qemu_snapshots.warm_and_freeze(vm, deadline, self.deadline_factor)
+                state = qemu_snapshots.warm_and_freeze(vm, deadline, self.deadline_factor, self._config.warm)
             self._progress(f"warm snapshot of {kernel.name}", 1, 1)
             return state
 

@@ -15,6 +15,7 @@ import select
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from kmt.snapshot.key import Ingredients, key
 _TICK = 0.1
 
 
-def key_of(kernel: Kernel, files: Files, accelerator: str, argv: list[str]) -> str:
+def key_of(kernel: Kernel, files: Files, accelerator: str, argv: list[str], modules: Sequence[str]) -> str:
     """The key of a machine's snapshot; ``argv`` is its command line with fixed descriptors."""
     named = {
         # Named by what is in them; the initramfs is made anew when its copy has gone.
@@ -53,6 +54,7 @@ def key_of(kernel: Kernel, files: Files, accelerator: str, argv: list[str]) -> s
         kernel=f"{kernel.digest} {kernel.release}",
         files={str(path): identity for path, identity in named.items()},
         argv=argv,
+        modules=modules,
     )
     return key(made_of)
 
@@ -62,11 +64,11 @@ def _stat(path: Path) -> str:
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
-def warm_and_freeze(vm: QemuVm, deadline: Deadline, factor: float) -> bytes:
-    """Have a guest that boots warm itself up, and freeze it; its state. The caller ends its process."""
+def warm_and_freeze(vm: QemuVm, deadline: Deadline, factor: float, modules: Sequence[str]) -> bytes:
+    """Have a guest that boots warm itself up, with ``modules``, and freeze it; its state. The caller ends it."""
     link = Link(vm, deadline, factor=factor, cancel=threading.Event())
     link.hello()
-    link.send(Kind.WARM)
+    link.send(Kind.WARM, {"modules": list(modules)})
     link.receive(Kind.DONE)
     return freeze(vm.monitor, deadline)
 

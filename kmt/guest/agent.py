@@ -7,15 +7,18 @@ the agent itself runs nothing of the project; what it warms up with (WARM) is go
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import sys
 import tarfile
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from . import fresh
+from . import bytecode, fresh
 from .children import relay, start_command, start_function
 from .port import HostGoneError, Port
 from .wire import CHUNK, Frame, Kind, WireError
@@ -49,7 +52,7 @@ def serve(port: Port) -> None:
             return
         try:
             _handle(port, frame)
-        except (OSError, KeyError, TypeError, ValueError, tarfile.TarError, RuntimeError) as error:
+        except (OSError, KeyError, TypeError, ValueError, tarfile.TarError, RuntimeError, ImportError) as error:
             port.send(Kind.FAILED, {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()})
 
 
@@ -62,10 +65,12 @@ def _handle(port: Port, frame: Frame) -> None:
         port.send(Kind.DONE, {"files": unpack(port, frame.body["dest"])})
     elif frame.kind is Kind.ARTIFACTS:
         send_artifacts(port)
+    elif frame.kind is Kind.COMPILE:
+        send_compiled(port, frame.body["root"], frame.body["files"])
     elif frame.kind is Kind.WARM:
         from .warm import warm
 
-        done = warm()
+        done = warm(frame.body.get("modules", ()))
         port.still = True
         port.send(Kind.DONE, done)
     elif frame.kind is Kind.RESUME:
@@ -136,10 +141,26 @@ class _Outgoing:
         return len(data)
 
 
-def send_artifacts(port: Port) -> None:
-    """Send the artefact directory as a tar; an empty DATA ends it."""
+@contextmanager
+def _sending(port: Port) -> Iterator[tarfile.TarFile]:
+    """A tar that travels while it is written; an empty DATA ends it."""
     try:
         with tarfile.open(fileobj=_Outgoing(port), mode="w|") as tar:  # type: ignore[call-overload]
-            tar.add(ARTIFACTS, arcname=".")
+            yield tar
     finally:
         port.send(Kind.DATA, raw=b"")
+
+
+def send_artifacts(port: Port) -> None:
+    """Send the artefact directory."""
+    with _sending(port) as tar:
+        tar.add(ARTIFACTS, arcname=".")
+
+
+def send_compiled(port: Port, root: str, files: list[tuple[str, bool]]) -> None:
+    """Send what ``bytecode.compiled`` makes of them."""
+    with _sending(port) as tar:
+        for name, content in bytecode.compiled(root, files, port.beat):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from . import bytecode
 from .wire import VERSION
 
 _RNDADDENTROPY = 0x40085203
@@ -36,6 +37,7 @@ def hello() -> dict[str, Any]:
         "python": platform.python_version(),
         "cpus": os.cpu_count(),
         "memory_mib": memory >> 20,
+        "bytecode": bytecode.tails(),
     }
 
 

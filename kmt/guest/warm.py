@@ -15,7 +15,7 @@ import linecache
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,11 +51,16 @@ class _Nobody:
         return []
 
 
-def warm() -> dict[str, Any]:
-    """Load and use everything once; returns ``modules`` and ``status``. Raises NotCleanError."""
+def warm(modules: Sequence[str] = ()) -> dict[str, Any]:
+    """Load and use everything once, and load ``modules``; returns ``modules`` and ``status``.
+
+    Raises NotCleanError; ImportError where one of ``modules`` is not there.
+    """
     for name in EXTRA:
         if importlib.util.find_spec(name.split(".")[0]):
             importlib.import_module(name)
+    for name in modules:
+        importlib.import_module(name)
     status = _session() if importlib.util.find_spec("pytest") else None
     check(sys.modules, ROOTS, len(os.listdir("/proc/self/task")))  # noqa: PTH208
     gc.collect()

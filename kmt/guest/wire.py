@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-VERSION = 2
+VERSION = 3
 LIMIT = 16 * 1024 * 1024
 CHUNK = 64 * 1024
 """How much of a file travels in one DATA frame."""
@@ -30,7 +30,7 @@ class Kind(IntEnum):
     """What a frame means; in brackets who sends it."""
 
     HELLO = 1
-    """[guest] It is up: ``version, release, python, cpus, memory_mib``. [host] A new run begins: say it again."""
+    """[guest] It is up: ``version, release, python, cpus, memory_mib, bytecode``. [host] A new run: say it again."""
     PING = 2
     """[guest] Heartbeat of the agent's own process."""
     BYE = 3
@@ -68,13 +68,15 @@ class Kind(IntEnum):
     ARTIFACTS = 19
     """[host] Send the artefact directory as a tar: DATA frames follow, an empty one ends them."""
     WARM = 20
-    """[host] Load what tests will need (DONE says what), then be still: not a byte until the host speaks again."""
+    """[host] Load what tests will need, ``modules`` too (DONE says what), then be still until the host speaks again."""
     RESUME = 21
     """[host] You came out of a snapshot: ``now, entropy, hostname, machine_id``; the guest answers HELLO."""
     CLOCK = 22
     """[host] What time it is, in seconds since the epoch: ``now``. Not answered."""
     RUN = 23
     """[host] A pytest that waits after COLLECTED runs these ``ids``, in this order."""
+    COMPILE = 24
+    """[host] Compile ``files`` (name, rewritten) below ``root``: a tar of what came out in DATA frames follows."""
 
 
 RAW = frozenset({Kind.DATA, Kind.OUTPUT, Kind.INPUT})

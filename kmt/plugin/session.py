@@ -24,6 +24,7 @@ from kmt.backends.base import Backend, Machine
 from kmt.errors import ConfigError, KmtError
 from kmt.hints import task
 from kmt.plugin.items import KernelItem, adopt, expand, runs_in_guests
+from kmt.plugin.modules import loaded
 from kmt.plugin.options import coverage, take_coverage, travelling_options
 from kmt.plugin.replay import HostSession
 from kmt.results import KernelResult, Outcome, exit_status
@@ -179,7 +180,7 @@ class MatrixPlugin:
             jobs,
             budget=ours,
             config=self._config,
-            plan=self._plan(),
+            plan=self._plan([item.kmt_id.split("::", 1)[0] for item in items]),
             run=self._registered(),
             is_property=properties.__contains__,
             on_result=playing.know,
@@ -244,7 +245,8 @@ class MatrixPlugin:
         for row in self._rows:
             self._events.put(Progress(row.name, "image", label))
 
-    def _plan(self) -> Plan:
+    def _plan(self, files: Sequence[str] = ()) -> Plan:
+        """What all guests share; ``files`` are those whose tests they will run."""
         # A file of which only some tests were named was not collected whole.
         partly = {
             Path(arg.split("::", 1)[0]).absolute().relative_to(self._config.root).as_posix()
@@ -259,6 +261,7 @@ class MatrixPlugin:
             strict_skips=self._config.strict_skips,
             known={path: frozenset(ids) for path, ids in self._known.items() if path not in partly},
             coverage=coverage(self._pytest),
+            modules=loaded(self._config.root, files, self._known, self._pytest),
         )
 
     @pytest.hookimpl(tryfirst=True)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 from kmt.errors import AgentError
@@ -41,6 +42,8 @@ class Plan:
     env: Mapping[str, str]
     strict_skips: bool
     known: Mapping[str, frozenset[str]]
+    modules: Mapping[str, bool] = field(default_factory=dict)
+    """Sources of the project that its collection loaded, and whether pytest rewrites their assertions."""
     coverage: Mapping[str, Any] | None = None
     """How the host's pytest-cov measures (``source, branch, config``); None where it does not."""
 
@@ -80,13 +83,17 @@ def travelling_env(globs: tuple[str, ...], environ: Mapping[str, str]) -> dict[s
     return {k: v for k, v in environ.items() if k != "CI" and any(fnmatch.fnmatchcase(k, g) for g in wanted)}
 
 
-def send_files(link: Link, tree: Tree | None, programs: Sequence[Path]) -> str:
+def send_files(
+    link: Link, tree: Tree | None, programs: Sequence[Path], more: Mapping[str, bytes] = MappingProxyType({})
+) -> str:
     """Unpack the project at its own path and the directories of ``programs`` in ``BPF_DIR``, one over the other.
+
+    ``more`` are files (path and content) to lie among the project's.
 
     Returns where the programs are ("": there are none): where files are shared, in the first of them.
     """
     if tree is not None:
-        link.send_tar(str(tree.root), partial(write_tar, tree))
+        link.send_tar(str(tree.root), partial(write_tar, tree, more=more))
     if tree is None or not programs:
         return str(programs[0]) if programs else ""
     link.send_tar(BPF_DIR, partial(write_programs, programs))

@@ -7,26 +7,25 @@ the agent for longer than ``HEARTBEAT_LIMIT`` (scaled) is a hang; a guest's fram
 from __future__ import annotations
 
 import select
-import shutil
 import socket
-import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from functools import partial
+from pathlib import Path
 from typing import IO, Any
 
 from kmt.backends.base import Vm
 from kmt.deadline import Deadline
 from kmt.errors import AgentError, KmtError, VmLostError, VmTimedOutError
-from kmt.guest.wire import CHUNK, VERSION, Decoder, Frame, Kind, WireError, pack
+from kmt.guest.wire import VERSION, Decoder, Frame, Kind, WireError, pack
+from kmt.run import incoming
+from kmt.run.outgoing import Outgoing
 
 HEARTBEAT_LIMIT = 10.0
 """Seconds of silence with hardware virtualisation after which a guest counts as hung; the agent beats every 2."""
-ARTIFACTS_LIMIT = 512 << 20
-"""Bytes of artefacts that a guest may send back."""
-ARTIFACTS_COUNT = 10_000
-"""Files among them."""
+COMPILED_LIMIT = 4 << 20
+"""Bytes of one compiled module."""
 CLOCK_SLACK = 0.5
 """Seconds by which this machine's wall clock may leap (it was suspended, say) before the guest is told."""
 _TICK = 0.1
@@ -51,6 +50,10 @@ class Link:
         self._last = time.monotonic()
         self._offset = time.time() - self._last
         self._sending = threading.Lock()
+        self.said: dict[str, Any] = {}
+        """The guest's HELLO."""
+        self.stays = bool(getattr(vm, "stays", False))
+        """The guest is one that was there before, and will be after."""
         self._reading = threading.Lock()
         vm.channel.setblocking(False)
 
@@ -59,6 +62,7 @@ class Link:
         frame = self.receive(Kind.HELLO)
         if frame.body.get("version") != VERSION:
             raise AgentError(f"the guest's agent speaks version {frame.body.get('version')!r}, not {VERSION}")
+        self.said = frame.body
         return frame.body
 
     def send(self, kind: Kind, body: dict[str, Any] | None = None, raw: bytes = b"") -> None:
@@ -156,7 +160,7 @@ class Link:
     def send_tar(self, dest: str, write: Callable[[IO[bytes]], None]) -> int:
         """Have the guest unpack, at ``dest``, the tar that ``write`` writes; returns its number of members."""
         self.send(Kind.TREE, {"dest": dest})
-        stream = _Sender(self)
+        stream = Outgoing(partial(self.send, Kind.DATA, None))
         write(stream)  # type: ignore[arg-type]
         stream.flush()
         self.send(Kind.DATA)
@@ -185,112 +189,17 @@ class Link:
         Returns its files, and what was not taken, in words.
         """
         self.send(Kind.ARTIFACTS)
-        dest.mkdir(parents=True, exist_ok=True)
-        stream = _Receiver(self)
-        left: list[str] = []
-        try:
-            with tarfile.open(fileobj=stream, mode="r|") as tar:  # type: ignore[call-overload]
-                total = 0
-                for number, member in enumerate(tar):
-                    total += member.size
-                    if total > ARTIFACTS_LIMIT or number > ARTIFACTS_COUNT:
-                        raise AgentError(f"the guest's artefacts are over the limit of {ARTIFACTS_LIMIT >> 20} MiB")
-                    if not _keep(tar, member, dest):
-                        left.append(f"artefact {member.name!r}: {_kind(member)}")
-        except (tarfile.TarError, OSError) as error:
-            raise AgentError(f"the guest's artefacts are no tar: {error}") from None
-        finally:
-            stream.drain()
-        return sorted(p for p in dest.rglob("*") if p.is_file()), left
+        return incoming.unpack(partial(self.receive, Kind.DATA), dest)
+
+    def compiled(self, root: str, files: Sequence[tuple[str, bool]]) -> list[tuple[str, bytes]]:
+        """Have the guest compile these sources of the project (and whether pytest rewrites them).
+
+        Returns names and contents of what came of it. Only for guests in which nothing of the project has run.
+        """
+        self.send(Kind.COMPILE, {"root": root, "files": list(files)})
+        return incoming.contents(partial(self.receive, Kind.DATA), limit=COMPILED_LIMIT)
 
     def goodbye(self) -> None:
         """End the guest kindly, unless it is one that stays."""
-        if not getattr(self._vm, "stays", False):
+        if not self.stays:
             self.send(Kind.BYE)
-
-
-def _keep(tar: tarfile.TarFile, member: tarfile.TarInfo, dest: Path) -> bool:
-    """Write a regular file below ``dest``; False for anything else, and for any name that points elsewhere.
-
-    By hand, because the extraction filters came with Python 3.11.4 and Debian 12 has 3.11.2.
-    """
-    if member.isdir():
-        return True
-    target, before = _inside(dest, member.name), _inside(dest, member.linkname)
-    # A sparse file of a few bytes may say that it has terabytes.
-    if target is None or member.issparse() or not (member.isreg() or member.islnk()):
-        return False
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if member.islnk():  # the second name of a file that came before it: a copy, of nothing but what is ours
-        if before is None or not before.is_file():
-            return False
-        if before != target:
-            shutil.copyfile(before, target)
-        return True
-    content = tar.extractfile(member)
-    assert content is not None
-    with target.open("wb") as file:
-        shutil.copyfileobj(content, file)
-    return True
-
-
-def _inside(dest: Path, name: str) -> Path | None:
-    """Where that name of a tar is below ``dest``; None when it points elsewhere."""
-    path = PurePosixPath(name)
-    return None if path.is_absolute() or ".." in path.parts else dest / path
-
-
-def _kind(member: tarfile.TarInfo) -> str:
-    kinds = {"a symbolic link": member.issym(), "a sparse file": member.issparse(), "a link to nowhere": member.islnk()}
-    fits = [words for words, is_it in kinds.items() if is_it]
-    return f"{fits[0] if fits else 'no regular file, or a name that leads elsewhere'}; it stays in the guest"
-
-
-class _Sender:
-    """A file to write to that sends DATA frames of a good size."""
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
-        self._buffer = bytearray()
-
-    def write(self, data: bytes) -> int:
-        self._buffer += data
-        while len(self._buffer) >= CHUNK:
-            self._link.send(Kind.DATA, raw=bytes(self._buffer[:CHUNK]))
-            del self._buffer[:CHUNK]
-        return len(data)
-
-    def flush(self) -> None:
-        if self._buffer:
-            self._link.send(Kind.DATA, raw=bytes(self._buffer))
-            self._buffer.clear()
-
-
-class _Receiver:
-    """DATA frames as a bounded file to read from."""
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
-        self._buffer = bytearray()
-        self._total = 0
-        self._ended = False
-
-    def _more(self) -> None:
-        frame = self._link.receive(Kind.DATA)
-        self._ended = not frame.raw
-        self._buffer += frame.raw
-        self._total += len(frame.raw)
-        if self._total > ARTIFACTS_LIMIT:
-            raise AgentError(f"the guest's artefacts are over the limit of {ARTIFACTS_LIMIT >> 20} MiB")
-
-    def read(self, size: int) -> bytes:
-        while not self._ended and len(self._buffer) < size:
-            self._more()
-        given = bytes(self._buffer[:size])
-        del self._buffer[:size]
-        return given
-
-    def drain(self) -> None:
-        while not self._ended:
-            self._buffer.clear()
-            self._more()

@@ -14,6 +14,7 @@ from kmt.config import Config
 from kmt.errors import KmtError
 from kmt.kernel import Kernel
 from kmt.matrix import Row
+from kmt.run.bytecode import Bytecode
 from kmt.run.events import Event
 from kmt.run.examples import Examples
 from kmt.run.guest import Plan
@@ -58,6 +59,7 @@ class Shared:
         self._once = threading.Lock()
         self._objects: list[BuiltTree | KmtError] = []
         self._tree: Tree | None = None
+        self.bytecode = Bytecode(plan.root, plan.modules)
 
     def objects(self) -> BuiltTree | None:
         """The project's eBPF objects, built once; a failure is every kernel's. None without sources."""

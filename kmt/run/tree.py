@@ -7,12 +7,14 @@ newlines are names like any other. The guest unpacks them at the same absolute p
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO
 
 from kmt import proc
@@ -70,10 +72,17 @@ def _in_repository(root: Path) -> bool:
     return any((folder / ".git").exists() for folder in (root, *root.parents))
 
 
-def write_tar(tree: Tree, target: IO[bytes]) -> None:
-    """Write the tree as a tar stream. A file that vanished, or may no longer be read, since the survey is left out."""
+def write_tar(tree: Tree, target: IO[bytes], more: Mapping[str, bytes] = MappingProxyType({})) -> None:
+    """Write the tree as a tar stream, and ``more`` files (path and content) behind it.
+
+    A file that vanished, or may no longer be read, since the survey is left out.
+    """
     with tarfile.open(fileobj=target, mode="w|") as tar:
         add_tree(tar, tree)
+        for name, content in more.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
 
 
 def add_tree(tar: tarfile.TarFile, tree: Tree, *, under: str = "") -> None:

@@ -57,7 +57,12 @@ class Guests:
         """Send the project and what was built."""
         tree = None if self.backend.shares_files else self.shared.tree()
         self.account.remark(*(tree.left_out if tree else ()))
-        bpf = send_files(link, tree, self.shared.programs(self.kernel))
+        bytecode, tails = self.shared.bytecode, link.said.get("bytecode")
+        compiled = bytecode.ready(tails, tree.paths) if tree else {}
+        bpf = send_files(link, tree, self.shared.programs(self.kernel), compiled)
+        # In a guest that stays, tests of earlier runs have been: what it says is not to reach other guests.
+        if tree and not link.stays and (missing := bytecode.claim(tails)):
+            bytecode.keep(tails, link.compiled(str(tree.root), missing))
         return Places(bpf, str(directory / "guest") if self.backend.shares_files else ARTIFACTS_DIR)
 
 

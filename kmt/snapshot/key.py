@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-RECIPE = 1
+RECIPE = 2
 """Raise it when a snapshot of the same machine would hold something else."""
 
 
@@ -27,6 +27,8 @@ class Ingredients:
     kernel: str
     files: Mapping[str, str]
     argv: Sequence[str]
+    modules: Sequence[str] = ()
+    """What was loaded besides."""
 
 
 def key(made_of: Ingredients) -> str:
