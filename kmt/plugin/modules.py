@@ -13,7 +13,8 @@ import pytest
 def loaded(root: Path, tests: Iterable[str], others: Iterable[str], config: pytest.Config) -> dict[str, bool]:
     """Path relative to ``root``, and whether pytest rewrites its assertions.
 
-    ``tests`` are the files with tests that guests will run, ``others`` those that were collected besides.
+    ``tests`` are the files with tests that guests will run, ``others`` those that were collected besides. What else
+    the host's pytest rewrites (all of a distribution that has plugins, for one) a guest's need not.
     """
     rewriting = config.getoption("assertmode", default="rewrite") == "rewrite"
     # With this hook pytest compiles assertions otherwise, and the files that it keeps do not tell.
@@ -24,7 +25,7 @@ def loaded(root: Path, tests: Iterable[str], others: Iterable[str], config: pyte
     for module in list(sys.modules.values()):
         name = _name(module, root)
         if name is not None and name not in left_out:
-            found.setdefault(name, "AssertionRewritingHook" in type(getattr(module, "__loader__", None)).__name__)
+            found.setdefault(name, rewriting and Path(name).name == "conftest.py")
     return found
 
 

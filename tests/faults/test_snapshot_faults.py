@@ -250,3 +250,12 @@ def test_a_guest_that_stood_still_goes_on_with_the_right_time(own, fresh, tmp_pa
         stamp, status = output(link, "date", "+%s.%N")
         assert status == 0
         assert abs(float(stamp) - time.time()) < 5
+
+
+def test_a_module_to_be_warm_that_the_image_lacks(tmp_path, caplog):
+    made = backends.get("qemu", config=replace(SETTINGS, warm=("no_such_module",)))
+    with caplog.at_level(logging.WARNING), guest(tmp_path, made=made) as (vm, link):
+        assert not vm.restored
+        assert output(link, "true") == (b"", 0)
+    assert "there is no warm snapshot of 6.1 and it boots" in caplog.text
+    assert "No module named 'no_such_module'" in caplog.text

@@ -48,6 +48,7 @@ def test_programs_in_bccs_dialect_are_compiled_counted_and_taken_off(live):
         loaded.attach(PROGRAMS[0])
 
 
+@pytest.mark.thorough
 def test_what_bcc_refuses_is_said_in_a_line(live, capfd):
     with pytest.raises(RuntimeCompilationError, match=r"calls does not compile: .*error: "):
         live.load("calls", b"int kprobe_on_x(void *ctx) { return nope; }", options())

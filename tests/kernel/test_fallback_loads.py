@@ -80,9 +80,9 @@ def spoil(place, how):
     [
         ("missing", AssetError, ResultCode.ASSET_READ_ERROR),
         ("group may write", AssetError, ResultCode.ASSET_READ_ERROR),
-        ("of another owner", AssetError, ResultCode.ASSET_READ_ERROR),
-        ("a directory", AssetError, ResultCode.ASSET_READ_ERROR),
-        ("garbage", FormatError, ResultCode.LOADER_ERROR),
+        pytest.param("of another owner", AssetError, ResultCode.ASSET_READ_ERROR, marks=pytest.mark.thorough),
+        pytest.param("a directory", AssetError, ResultCode.ASSET_READ_ERROR, marks=pytest.mark.thorough),
+        pytest.param("garbage", FormatError, ResultCode.LOADER_ERROR, marks=pytest.mark.thorough),
         ("truncated", FormatError, ResultCode.LOADER_ERROR),
         ("empty", FormatError, ResultCode.LOADER_ERROR),
     ],
@@ -138,7 +138,10 @@ def test_where_all_lose_the_last_one_speaks(live, place, no_compiler, switches, 
 
 
 @pytest.mark.requires("btf")
-@pytest.mark.parametrize("content", ["garbage", "an ELF file without BTF", "a cut ELF file"])
+@pytest.mark.parametrize(
+    "content",
+    ["garbage", *(pytest.param(c, marks=pytest.mark.thorough) for c in ("an ELF file without BTF", "a cut ELF file"))],
+)
 def test_garbage_for_btf_is_passed_over(live, place, tmp_path, content):
     """A configured file that is no BTF does not stop the kernel's own."""
     garbage = tmp_path / "btf"

@@ -181,7 +181,7 @@ def test_the_error_queue_is_nothing_received(tracer):
 
 
 @pytest.mark.requires("ringbuf")
-@pytest.mark.parametrize("ringbuf", [True, False], ids=["ring", "perf"])
+@pytest.mark.parametrize("ringbuf", [True, pytest.param(False, marks=pytest.mark.thorough)], ids=["ring", "perf"])
 def test_losses_are_counted_exactly(load, ringbuf):
     """With room for a few dozen closes, and nobody reading: what was read and what was lost add up."""
     with load(enable_ringbuffers=ringbuf, close_event_pages=1) as tracer:

@@ -31,6 +31,7 @@ print("\\n" + json.dumps({
     "home": str(configuration.storage_directory().path),
     "frozen": gc.get_freeze_count() > 10000,
     "room": os.path.exists(warm.ROOM),
+    "all": list(sys.modules),
 }))
 """
 
@@ -89,3 +90,16 @@ def test_check_knows_whose_a_module_is():
     with pytest.raises(NotCleanError, match="the module x"):
         check({"x": Module()}, ["/opt/kmt/python"], 1)
     check({"x": Module(), "built in": sys}, ["/opt/kmt/python-of-others"], 1)
+
+
+def test_modules_that_a_project_names_are_loaded(tmp_path):
+    named = "whole = warm.warm; warm.warm = lambda: whole(['wave', 'plistlib'])"
+    done = warmed(tmp_path, named)
+    assert done.returncode == 0, done.stderr
+    assert {"wave", "plistlib"} <= set(json.loads(done.stdout.splitlines()[-1])["all"])
+
+
+def test_a_name_that_is_no_module_is_said(tmp_path):
+    done = warmed(tmp_path, "whole = warm.warm; warm.warm = lambda: whole(['no_such_module'])")
+    assert done.returncode == 1
+    assert "No module named 'no_such_module'" in done.stderr

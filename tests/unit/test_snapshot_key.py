@@ -23,6 +23,10 @@ def test_each_ingredient_counts(changed):
     assert key(replace(MADE_OF, **{changed: "other"})) != key(MADE_OF)
 
 
+def test_what_is_loaded_besides_counts():
+    assert len({key(replace(MADE_OF, modules=modules)) for modules in ((), ("grpc",), ("grpc", "tuf"))}) == 3
+
+
 @pytest.mark.parametrize("position", range(len(MADE_OF.argv)))
 def test_each_word_of_the_command_line_counts(position):
     argv = list(MADE_OF.argv)
