@@ -92,10 +92,14 @@ static __always_inline int add(__u64 received, __u64 sent)
 		count(lost, received + sent);
 		return 0;
 	}
-	if (received)
+	if (received) {
 		__sync_fetch_and_add(&traffic->received, received);
-	if (sent)
+		count(received, received);
+	}
+	if (sent) {
 		__sync_fetch_and_add(&traffic->sent, sent);
+		count(sent, sent);
+	}
 	count(calls, 1);
 	return 0;
 }

@@ -11,14 +11,16 @@ struct tls_traffic {
 	__u64 sent;
 };
 
-/* Every loss inside the kernel is counted here, in bytes or calls. */
+/* All processes together, those that were forgotten too; every loss inside the kernel is counted here. */
 struct tls_counters {
-	__u64 calls;	/* calls that moved data */
+	__u64 calls;	/* calls that moved data, and were counted for their process */
+	__u64 received;	/* bytes of these calls */
+	__u64 sent;
 	__u64 lost;	/* bytes of processes for which there was no room */
 	__u64 unread;	/* calls whose number of bytes could not be read */
 };
 
 _Static_assert(sizeof(struct tls_traffic) == 16, "tls_traffic");
-_Static_assert(sizeof(struct tls_counters) == 24, "tls_counters");
+_Static_assert(sizeof(struct tls_counters) == 40, "tls_counters");
 
 #endif

@@ -109,7 +109,11 @@ def _report(asset: str, code: ResultCode) -> None:
     }
     good = code <= ResultCode.DEFAULT_BTF
     tags["btf_type" if good else "error_type"] = code.words
-    _LOADS.counter("success" if good else "error", *(f"{key}:{value}" for key, value in tags.items())).add()
+    words = [f"{key}:{value}" for key, value in tags.items()]
+    if good:
+        _LOADS.counter("success", *words, help="CO-RE programs loaded, by the source of their BTF.").add()
+    else:
+        _LOADS.counter("error", *words, help="CO-RE programs that could not be loaded, by the reason.").add()
 
 
 def result_codes() -> dict[str, ResultCode]:

@@ -106,7 +106,8 @@ def compile_asset(
 def _count(module: str, result: RuntimeResult) -> None:
     system = os_release()
     tags = {"asset": module, "platform": system.get("ID", "unknown"), "result": result.kind, "reason": result.words}
-    _ATTEMPTS.counter("attempted", *(f"{key}:{value}" for key, value in tags.items())).add()
+    words = (f"{key}:{value}" for key, value in tags.items())
+    _ATTEMPTS.counter("attempted", *words, help="Programs asked to be compiled here, by what came of them.").add()
 
 
 def _compiled(

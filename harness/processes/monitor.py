@@ -67,14 +67,23 @@ class ProcessMonitor:
         self._subscribers: dict[Kind, dict[object, Callback]] = {kind: {} for kind in Kind}
         self._losses = 0
         group = MetricGroup("usm.process.monitor", "_prometheus", registry=metrics)
-        self.events = group.counter("events")
-        self.seen = {Kind.EXEC: group.counter("exec"), Kind.EXIT: group.counter("exit")}
-        self.restarts = group.counter("restart")
-        self.reinit_failed = group.counter("reinit_failed")
-        self.scan_failed = group.counter("process_scan_failed")
-        self.executed = group.counter("callback_executed")
-        self.callback_failed = group.counter("callback_failed")
-        self.full = {kind: group.counter(f"process_{kind.name.lower()}_channel_is_full") for kind in Kind}
+        self.events = group.counter("events", help="Execs and exits of processes that were heard of.")
+        self.seen = {
+            Kind.EXEC: group.counter("exec", help="Programs begun by processes."),
+            Kind.EXIT: group.counter("exit", help="Ends of processes."),
+        }
+        self.restarts = group.counter("restart", help="Sources opened again after they had lost events or failed.")
+        self.reinit_failed = group.counter("reinit_failed", help="Attempts to open a source again that failed.")
+        self.scan_failed = group.counter("process_scan_failed", help="Starts that could not list running processes.")
+        self.executed = group.counter("callback_executed", help="Callbacks run, those that raised included.")
+        self.callback_failed = group.counter("callback_failed", help="Callbacks that raised.")
+        self.full = {
+            kind: group.counter(
+                f"process_{kind.name.lower()}_channel_is_full",
+                help=f"Callbacks for an {kind.name.lower()} dropped because too many were waiting.",
+            )
+            for kind in Kind
+        }
 
     def acquire(self) -> ProcessMonitor:
         """Count one more user."""

@@ -151,7 +151,7 @@ class Client:
 
     def poll(self) -> float | None:
         """One round: an update and what follows from it. Seconds until the next, None if there is to be none."""
-        self._counters.counter("polls").add()
+        self._counters.counter("polls", help="Rounds of asking and applying.").add()
         try:
             changed = self.update()
         except UnimplementedError as error:
@@ -163,16 +163,22 @@ class Client:
         except Exception as error:
             self._failed(error)
         else:
-            self._counters.counter("changed" if changed else "unchanged").add()
+            if changed:
+                self._counters.counter("changed", help="Rounds that changed a product.").add()
+            else:
+                self._counters.counter("unchanged", help="Rounds that changed nothing.").add()
             self._schedule = self._schedule.success()
             self._failures.over()
-        self._counters.gauge("backoff").set(self._schedule.errors)
+        self._counters.gauge("backoff", help="Failures that the wait between rounds reflects.").set(
+            self._schedule.errors
+        )
         return self._schedule.wait(self._uniform)
 
     def update(self) -> frozenset[str]:
         """Ask once and apply the answer; the products that changed. Raises FetchError, RemoteError or ClosedError."""
         answer = self._fetcher.fetch(self._next_request())
-        self._counters.gauge("expired").set(int(answer.config_status == CONFIG_STATUS_EXPIRED))
+        expired = self._counters.gauge("expired", help="Whether the agent said that its configurations have expired.")
+        expired.set(int(answer.config_status == CONFIG_STATUS_EXPIRED))
         update = messages.update_of(answer)
         with self._lock:
             if self._closing.is_set():
@@ -210,8 +216,8 @@ class Client:
     def _changed(self, change: Change) -> None:
         """Tell those who listen."""
         for name, value in (("root", change.state.root_version), ("targets", change.state.targets_version)):
-            self._counters.gauge("version", f"role:{name}").set(value)
-        self._counters.gauge("configs").set(len(change.state.configs))
+            self._counters.gauge("version", f"role:{name}", help="Version in force of a role's metadata.").set(value)
+        self._counters.gauge("configs", help="Configurations held.").set(len(change.state.configs))
         with self._lock:
             listeners = [(product, listener) for product, listener in self._listeners if product in change.products]
         broken: dict[str, str] = {}
@@ -220,7 +226,7 @@ class Client:
             try:
                 listener(configs, self._reporter(configs))
             except Exception as error:
-                self._counters.counter("listener_errors", f"product:{product}").add()
+                self._counters.counter("listener_errors", f"product:{product}", help="Listeners that raised.").add()
                 _log.warning("%s: a listener failed: %s", product, error, exc_info=not isinstance(error, HarnessError))
                 broken.setdefault(product, str(error) or type(error).__name__)
         for product, reason in broken.items():
@@ -239,7 +245,7 @@ class Client:
         return report
 
     def _failed(self, error: Exception) -> None:
-        self._counters.counter("failed", f"kind:{type(error).__name__}").add()
+        self._counters.counter("failed", f"kind:{type(error).__name__}", help="Rounds that failed.").add()
         self._failures.say(error, first=not self._schedule.succeeded)
         self._schedule = self._schedule.failure(str(error) or type(error).__name__)
 

@@ -74,7 +74,9 @@ class Session:
         self._closed_connections: deque[Conn] = deque(maxlen=settings.live.max_closed_connections_buffered)
         self._group = MetricGroup("session", PROMETHEUS, registry=metrics)
         self.libraries = Libraries(kernel, settings.bpf, self._group)
-        self._dropped = self._group.counter("connections_dropped")
+        self._dropped = self._group.counter(
+            "connections_dropped", help="Closed connections that nobody took before newer ones came."
+        )
         self._buffer = Lock()
         self._lock = Lock()
         self._stopping = Event()
@@ -247,7 +249,7 @@ class Session:
     # Closed connections.
 
     def _drain(self, tracer: Tracer) -> None:
-        closed = self._group.counter("connections_closed")
+        closed = self._group.counter("connections_closed", help="Closed connections that the tracer told of.")
         while not self._stopping.is_set():
             try:
                 conns = tracer.closed(_STEP)

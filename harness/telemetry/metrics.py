@@ -4,12 +4,14 @@ Laws: a metric is its name and the set of its tags, in whatever order they are g
 object, process-wide or in one ``Registry``; asking for it as another kind is a TypeError; a counter never goes down
 (negative amounts are ignored). Options (strings that begin with ``_``) say where a metric is to be shown; they are
 no part of its identity, and those of the first maker stay. ``help`` says in a sentence what a metric counts; the first
-that is given stays. How metrics leave the process: ``exposition`` (Prometheus) and ``reports`` (all others).
+that is given stays. What is counted elsewhere (in the kernel) is brought in with ``before_reading``, just before
+anybody reads the registry's metrics. How they leave the process: ``exposition`` (Prometheus), ``reports`` (others).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
 from threading import Lock
 from typing import TypeVar
 
@@ -18,6 +20,8 @@ PROMETHEUS = "_prometheus"
 PAYLOAD = "_payload_telemetry"
 
 Identity = tuple[str, tuple[str, ...]]
+
+_log = logging.getLogger(__name__)
 
 
 class Metric:
@@ -83,6 +87,7 @@ class Registry:
     def __init__(self) -> None:
         self._lock = Lock()
         self._metrics: dict[Identity, Metric] = {}
+        self._bringers: dict[object, Callable[[], None]] = {}
 
     def counter(self, name: str, *tags_and_options: str, help: str = "") -> Counter:
         """The counter of that name and those tags."""
@@ -92,8 +97,30 @@ class Registry:
         """The gauge of that name and those tags."""
         return self._find_or_make(Gauge, name, tags_and_options, help)
 
+    def before_reading(self, bring: Callable[[], None]) -> Callable[[], None]:
+        """Have ``bring`` set metrics before each reading, in the reader's thread; the function returned ends it.
+
+        It may be called by several threads at once. What it raises is logged, and the reading goes on.
+        """
+        key = object()
+        with self._lock:
+            self._bringers[key] = bring
+
+        def end() -> None:
+            with self._lock:
+                self._bringers.pop(key, None)
+
+        return end
+
     def metrics(self, *options: str) -> list[Metric]:
         """The metrics that have all these options, in order of creation; without options, all."""
+        with self._lock:
+            bringers = list(self._bringers.values())
+        for bring in bringers:
+            try:
+                bring()
+            except Exception as error:
+                _log.warning("metrics: some could not be brought up to date: %s", error)
         with self._lock:
             everything = list(self._metrics.values())
         return [metric for metric in everything if metric.options.issuperset(options)]

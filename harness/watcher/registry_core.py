@@ -85,16 +85,16 @@ class Core:
         self.in_flight = 0
         """Callbacks that are due or running."""
         group = MetricGroup("usm.file_registry", f"program:{program}", "_prometheus", registry=metrics)
-        self._total_files = group.gauge("total_files")
-        self._total_pids = group.gauge("total_pids")
-        self._hook_failed = group.counter("hook_failed")
-        self._registered = group.counter("registered")
-        self._already_registered = group.counter("already_registered")
+        self._total_files = group.gauge("total_files", help="Files that are active now.")
+        self._total_pids = group.gauge("total_pids", help="Processes that hold a file now.")
+        self._hook_failed = group.counter("hook_failed", help="Activations that failed and had their file blocked.")
+        self._registered = group.counter("registered", help="Files activated.")
+        self._already_registered = group.counter("already_registered", help="Registrations of a file that was known.")
         self.lock = self._already_registered.lock
         """To be held by who calls any method; registries of one name share their metrics, and so this."""
-        self._blocked = group.counter("blocked")
-        self._unregistered = group.counter("unregistered")
-        self._unregister_failed_cb = group.counter("unregister_failed_cb")
+        self._blocked = group.counter("blocked", help="Registrations refused because the file is blocked.")
+        self._unregistered = group.counter("unregistered", help="Files whose last process has gone.")
+        self._unregister_failed_cb = group.counter("unregister_failed_cb", help="Deactivations that raised.")
 
     def share(self, id: tuple[int, int], pid: int) -> bool:
         """A process has a file open; was it ACTIVE, so that counting the process in was all there is to do?

@@ -1,16 +1,17 @@
 """TLS libraries hooked: plaintext bytes of each process, counted by uprobes in OpenSSL and GnuTLS.
 
 An example of what rules are for. ``rules()`` goes to the watcher; its callbacks attach to a library when its first
-process comes and take off when its last one goes. Laws: a library is hooked at the very file that was registered,
-whatever its path names by then; an activation that fails leaves nothing attached; what was counted stays until the
-process is forgotten. What is seen and missed: the top of ``bpf/tls/tls.bpf.c``.
+process comes and take off when its last one goes. The metrics ``usm.tls.*`` are the totals of all processes, those of
+ended ones too, read from the kernel whenever metrics are. Laws: a library is hooked at the very file that was
+registered, whatever its path names by then; an activation that fails leaves nothing attached; what was counted stays
+until the process is forgotten. What is seen and missed: the top of ``bpf/tls/tls.bpf.c``.
 """
 
 from __future__ import annotations
 
 import os
 import struct
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from threading import Lock
 from types import TracebackType
@@ -20,6 +21,8 @@ from harness.ebpf.loading import load_module
 from harness.ebpf.settings import BpfSettings
 from harness.errors import FormatError, HarnessError
 from harness.kernel_api import KernelApi, MapEdit
+from harness.telemetry import DEFAULT, Registry
+from harness.telemetry.metrics import PROMETHEUS, MetricGroup
 from harness.watcher.identity import FilePath, PathIdentifier
 from harness.watcher.rules import Rule
 from harness.watcher.symbols import function_offsets
@@ -38,7 +41,7 @@ FUNCTIONS = {
 """What is hooked, where a library exports it, with which programs."""
 
 _TRAFFIC = struct.Struct("<2Q")
-_COUNTERS = struct.Struct("<3Q")
+_COUNTERS = struct.Struct("<5Q")
 
 
 class Traffic(NamedTuple):
@@ -49,9 +52,11 @@ class Traffic(NamedTuple):
 
 
 class TlsCounters(NamedTuple):
-    """Calls that moved data, bytes of processes that found no room, calls whose number could not be read."""
+    """Calls that moved data and their bytes, bytes of processes that found no room, calls whose number is unknown."""
 
     calls: int
+    received: int
+    sent: int
     lost: int
     unread: int
 
@@ -62,7 +67,9 @@ class TlsProbes:
     ``processes`` is how many can be counted at a time: bytes of others are only counted as lost.
     """
 
-    def __init__(self, kernel: KernelApi, settings: BpfSettings, *, processes: int = 16384) -> None:
+    def __init__(
+        self, kernel: KernelApi, settings: BpfSettings, *, processes: int = 16384, metrics: Registry = DEFAULT
+    ) -> None:
         edits = {"tls_traffic": MapEdit(max_entries=processes)}
         won = load_module(
             kernel,
@@ -73,6 +80,8 @@ class TlsProbes:
         self._loaded, self.stage, self.attempts = won.value, won.stage, won.attempts
         self._lock = Lock()
         self._attached: dict[PathIdentifier, ExitStack] = {}
+        self._totals = _Totals(metrics)
+        self._read_no_more = metrics.before_reading(lambda: self._totals.be(self.counters()))
 
     def rules(self) -> tuple[Rule, ...]:
         """For the watcher: OpenSSL's and GnuTLS's libraries."""
@@ -130,6 +139,9 @@ class TlsProbes:
 
     def close(self) -> None:
         """Take the programs off and out; a second time does nothing."""
+        self._read_no_more()
+        with suppress(HarnessError):  # closed already
+            self._totals.be(self.counters())
         with self._lock:
             self._attached.clear()
         self._loaded.close()
@@ -139,3 +151,26 @@ class TlsProbes:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+class _Totals:
+    """The metrics: they grow by what the kernel's counters have grown by."""
+
+    def __init__(self, metrics: Registry) -> None:
+        group = MetricGroup("usm.tls", PROMETHEUS, registry=metrics)
+        self._lock = Lock()
+        self._seen = TlsCounters(0, 0, 0, 0, 0)
+        self._metrics = (
+            group.counter("calls", help="Calls of TLS libraries that moved plaintext."),
+            group.counter("received_bytes", help="Plaintext that processes received through hooked TLS libraries."),
+            group.counter("sent_bytes", help="Plaintext that processes sent through hooked TLS libraries."),
+            group.counter("lost_bytes", help="Plaintext of processes for which there was no room in the kernel."),
+            group.counter("unread_calls", help="Calls whose number of bytes could not be read."),
+        )
+
+    def be(self, now: TlsCounters) -> None:
+        """A reading that another thread's has overtaken changes nothing."""
+        with self._lock:
+            for metric, value, seen in zip(self._metrics, now, self._seen, strict=True):
+                metric.add(value - seen)
+            self._seen = TlsCounters._make(map(max, now, self._seen))

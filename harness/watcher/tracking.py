@@ -50,13 +50,13 @@ class Tracking:
         self._births: dict[int, int] = {}
         """When each process that may hold a file began."""
         group = MetricGroup("usm.so_watcher", PROMETHEUS, registry=metrics)
-        self.hits = group.counter("hits")
-        self.matches = group.counter("matches")
-        self.vanished = group.counter("vanished")
-        self.unreadable = group.counter("unreadable")
-        self.failed = group.counter("failed")
-        self.reused = group.counter("reused_pids")
-        self.swept = group.counter("swept")
+        self.hits = group.counter("hits", help="Opens of libraries by other processes that were handled.")
+        self.matches = group.counter("matches", help="Opens that a rule asked for.")
+        self.vanished = group.counter("vanished", help="Processes and files that were gone when they were looked at.")
+        self.unreadable = group.counter("unreadable", help="Processes and files that may not be looked at.")
+        self.failed = group.counter("failed", help="Processes and files that could not be looked at for other reasons.")
+        self.reused = group.counter("reused_pids", help="Process numbers found with another process than before.")
+        self.swept = group.counter("swept", help="Processes whose end was only found by looking.")
 
     def opened(self, pid: int, path: str, times: int = 1) -> None:
         """A process has opened a file, so often."""

@@ -111,9 +111,9 @@ class Watcher:
         """The running program; None where it could not be loaded."""
         self._inbox = _Inbox()
         group = MetricGroup("usm.so_watcher", PROMETHEUS, registry=metrics)
-        self._lost = group.counter("lost")
-        self._unread = group.counter("unread")
-        self._errors = group.counter("errors")
+        self._lost = group.counter("lost", help="Opens that found no room, in the kernel or here.")
+        self._unread = group.counter("unread", help="Opens whose path the kernel's program could not read.")
+        self._errors = group.counter("errors", help="Unexpected errors in reading or handling events.")
         self._threads: list[threading.Thread] = []
         self._said = LibraryCounters(0, 0, 0)
         """What the program's counters were when last read."""

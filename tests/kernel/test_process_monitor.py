@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 
 import pytest
+from held_source import SmallThenLarge
 from waiting import wait_for
 
 from fixtures.workloads.namespaces import NEWNET, within
@@ -179,6 +180,29 @@ def test_running_processes_are_told_at_the_start(monitor):
         wait_for(lambda: process.pid in told)
         process.kill()
     assert os.getpid() in told
+
+
+def test_a_socket_that_ran_over_is_told_and_opened_again(caplog):
+    """The real one, too small for what happens while nobody reads it: the kernel drops, and says so (ENOBUFS)."""
+    source = SmallThenLarge()
+    monitor = ProcessMonitor(source, metrics=Registry()).acquire()
+    ended = []
+    monitor.subscribe_exit(ended.append)
+    try:
+        monitor.start()
+        run("sh", "-c", "for i in $(seq 30); do (:); done")
+        unheard = run("true")
+        assert (monitor.restarts.value, monitor.losses, ended) == (0, 0, [])
+        source.gate.set()
+        wait_for(lambda: monitor.losses == 2)
+        assert "process connector: at least 1 events were lost; it is opened again" in caplog.text
+        later = [run("true") for _ in range(3)]
+        wait_for(lambda: set(later) <= set(ended))
+        assert unheard not in ended
+        assert (source.opened, monitor.restarts.value, monitor.reinit_failed.value) == (2, 1, 0)
+    finally:
+        source.gate.set()
+        monitor.stop()
 
 
 def test_the_shared_one_is_one(live, bpf_dir):

@@ -1,8 +1,10 @@
 """Uprobes in TLS libraries: every plaintext byte of a real exchange counted, once, for the process that moved it."""
 
+import ctypes
 import os
 import shutil
 import ssl
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -32,7 +34,7 @@ def running(live, bpf_dir):
 
 
 def loaded(name):
-    """The path of a library that Python's own ssl uses."""
+    """The path of a library that this process has loaded (Python's own ssl has libssl)."""
     assert ssl.OPENSSL_VERSION
     maps = Path("/proc/self/maps").read_text().splitlines()
     return next(line.split()[-1] for line in maps if f"/{name}.so" in line)
@@ -104,6 +106,72 @@ def test_each_of_openssls_functions_counts_once(running, registry, certificates,
     assert moved(running, before) == (1230, 1230)
     assert ends.read(10) == -1, "nothing is left"
     assert moved(running, before) == (1230, 1230)
+
+
+def test_each_of_gnutlss_functions_counts_once(running, registry, certificates, before):
+    ends = workload.GnuTls(certificates)
+    register(registry, running, loaded("libgnutls"))
+    assert moved(running, before) == (0, 0)
+    ends.send(1000)
+    assert moved(running, before) == (0, 1000)
+    assert [ends.receive(700), ends.receive(700)] == [700, 300]
+    assert moved(running, before) == (1000, 1000)
+    assert ends.receive(10) < 0, "nothing is left"
+    assert moved(running, before) == (1000, 1000)
+    registry.unregister(os.getpid())
+    ends.send(5)
+    assert moved(running, before) == (1000, 1000)
+    ends.close()
+
+
+@pytest.mark.parametrize(
+    ("client", "library"),
+    [(["curl", "-sS", "--cacert"], "libssl.so.3"), (["wget", "-q", "-O", "-", "--ca-certificate"], "libgnutls.so.30")],
+    ids=["curl and OpenSSL", "wget and GnuTLS"],
+)
+def test_a_real_programs_download_is_counted_to_the_byte(running, registry, certificates, client, library):
+    """The server, which is Python's, by OpenSSL."""
+    assert ctypes.CDLL(library)
+    for path in {loaded("libssl"), loaded(library.partition(".")[0])}:
+        register(registry, running, path)
+    body = os.urandom(3000) * 40
+    answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    with workload.https(certificates, answer) as (url, server, length):
+        with subprocess.Popen([*client, certificates / "cert.pem", url], stdout=subprocess.PIPE) as process:
+            assert process.stdout.read() == body
+        assert process.wait() == 0
+        request = length()
+        assert request > 20
+        traffic = running.traffic()
+        assert traffic[process.pid] == tls.Traffic(received=len(answer), sent=request)
+        assert traffic[server] == tls.Traffic(received=request, sent=len(answer))
+
+
+def test_the_libraries_of_nss_have_nothing_to_hook(running):
+    """Why: docs/decisions/watcher.md."""
+    for name in ("libssl3", "libnspr4", "libnss3"):
+        assert ctypes.CDLL(f"{name}.so")
+        with pytest.raises(FormatError, match="exports none of SSL_read"):
+            running.activate(file_of(loaded(name)))
+
+
+def test_totals_are_metrics_and_stay_when_a_process_is_forgotten(live, bpf_dir, certificates):
+    metrics = Registry()
+
+    def counted():
+        return {metric.name.removeprefix("usm.tls."): metric.value for metric in metrics.metrics()}
+
+    with tls.TlsProbes(live, BpfSettings(bpf_dir), metrics=metrics) as probes:
+        probes.activate(file_of(loaded("libssl")))
+        ends = workload.OpenSsl(certificates)
+        ends.write(1000)
+        assert ends.read(700) == 700
+        said = {"calls": 2, "received_bytes": 700, "sent_bytes": 1000, "lost_bytes": 0, "unread_calls": 0}
+        assert counted() == said
+        assert probes.forget(os.getpid()) == tls.Traffic(700, 1000)
+        assert counted() == said
+        ends.write(30)
+    assert counted() == said | {"calls": 3, "sent_bytes": 1030}, "what was counted last is there after the end"
 
 
 def test_callbacks_begin_and_end_the_counting(running, registry, certificates, before):

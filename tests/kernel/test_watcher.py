@@ -85,6 +85,10 @@ VECTORS = {
     "x.so": False,
     "ssl.so": False,
     "libssl.s": False,
+    # NSS's (its libssl is another library).
+    "libssl3.so": False,
+    "libnss3.so": False,
+    "libnspr4.so": False,
     "libz.so.1": False,
     # ".so" at an index below 6 does not decide.
     "a.so/libssl.so": True,
@@ -106,6 +110,33 @@ def test_the_filter(running, room, path):
 
 def test_the_longest_path_has_119_bytes():
     assert [len(path) for path in VECTORS if len(path) > 100] == [119, 120]
+
+
+EDGES = [1, 5, 6, 8, 9, 10, 118, 119, 120, 121, 127, 128, 129, 255, 256, 257, 4094, 4095, 4096, 4097]
+
+
+@pytest.mark.parametrize("length", EDGES)
+@pytest.mark.parametrize("at", ["front", "end"])
+def test_the_filter_at_the_edges_of_length(running, room, at, length):
+    """Nothing is drawn here: the longest path, the filter's buffer, the kernel's own limit, and one more each."""
+    name = b"libssl.so"
+    if length < len(name) + 2:
+        path = (b"x" * (length - len(name)) + name)[-length:]
+    elif at == "front":
+        (room / "libssl.so").mkdir()
+        path = name + b"/" * (length - len(name))
+    else:
+        path = b"." + b"/" * (length - len(name) - 1) + name
+    assert len(path) == length
+    put(path if length < 4096 else name)
+    drained(running)
+    for call in CALLS:
+        if length < 4096:
+            libraries.open_(path, call)
+        else:
+            with pytest.raises(OSError, match="too long"):
+                libraries.open_(path, call)
+        assert drained(running) == ([path] if len(name) <= length <= PATH_MAX else []), call
 
 
 PIECES = st.sampled_from(

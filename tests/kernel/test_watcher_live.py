@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from held_source import SmallThenLarge
 from waiting import wait_for
 
 from fixtures.workloads import libraries
@@ -231,6 +232,27 @@ def test_an_end_that_nobody_heard_is_seen_by_the_sweep(watch, log, room, live, b
         assert counted(metrics)["swept"] >= 1
 
 
+def test_ends_that_a_full_socket_swallowed_are_looked_for(watch, log, room, metrics):
+    """The kernel drops what finds no room: then the monitor loses, and the watcher looks who is still there."""
+    path = libraries.library(room, "libssl.so.3")
+    source = SmallThenLarge()
+    monitor = ProcessMonitor(source, metrics=metrics)
+    try:
+        with watch(log.rule(TLS), monitor=monitor, sweep=10_000) as watcher:
+            with holding(path) as stays:
+                with holding(path) as ends:
+                    wait_for(lambda: pids(watcher, path) == {stays.pid, ends.pid})
+                    subprocess.run(["sh", "-c", "for i in $(seq 30); do (:); done"], check=True)
+                assert pids(watcher, path) == {stays.pid, ends.pid}
+                source.gate.set()
+                wait_for(lambda: pids(watcher, path) == {stays.pid})
+                wait_for(lambda: monitor.losses == 2)
+            wait_for(lambda: log.epochs(path) == (1, 1))
+            assert counted(metrics)["swept"] == counted(metrics)["restart"] == 1
+    finally:
+        source.gate.set()
+
+
 def test_a_library_replaced_while_it_is_in_use(watch, log, room):
     """Two files of one name: each lives as long as its own users."""
     path = libraries.library(room, "libssl.so.3")
@@ -319,25 +341,56 @@ def test_real_libraries(watch, log, program, library):
         assert all(re.search(library, path) for path in traced(watcher))
 
 
+NSS = """
+import ctypes, sys
+nss = ctypes.CDLL("libnss3.so"), ctypes.CDLL("libssl3.so")
+assert nss[0].NSS_NoDB_Init(None) == 0
+digest = ctypes.create_string_buffer(32)
+assert nss[0].PK11_HashBuf(191, digest, b"abc", 3) == 0
+assert digest.raw.hex().startswith("ba7816bf")
+print("ready", flush=True)
+sys.stdin.read()
+"""
+"""A process that uses NSS: SHA-256 (SEC_OID_SHA256) by the module that the library loads by itself."""
+
+
 def test_nss_is_none_of_the_programs_libraries_but_is_found_among_the_mapped(watch, log):
-    """The kernel's filter knows libssl, libcrypto and libgnutls; a rule for another library holds for what it sees."""
-    script = "import ctypes, sys; ctypes.CDLL('libnss3.so'); print('ready', flush=True); sys.stdin.read()"
-    with watch(log.rule(r"/libnss3\.so")) as watcher, running(sys.executable, "-c", script) as process:
-        process.says("ready")
-        watcher.attach_pid(process.pid)
-        assert {path.rpartition("/")[2] for path in traced(watcher)} == {"libnss3.so"}
+    """The kernel's filter knows libssl, libcrypto and libgnutls; a rule for another library holds for what it sees:
+    processes that run at the start, and those that are attached."""
+    used = {"libnss3.so", "libssl3.so", "libnspr4.so", "libsoftokn3.so"}
+
+    def found(watcher, pid):
+        return {path.rpartition("/")[2] for path, those in traced(watcher).items() if pid in those}
+
+    with running(sys.executable, "-c", NSS) as first:
+        first.says("ready")
+        with watch(log.rule(r"/lib(nss3|ssl3|nspr4|softokn3)\.so")) as watcher:
+            wait_for(lambda: found(watcher, first.pid) == used)
+            with running(sys.executable, "-c", NSS) as second:
+                second.says("ready")
+                assert found(watcher, second.pid) == set()
+                watcher.attach_pid(second.pid)
+                assert found(watcher, second.pid) == used
+            wait_for(lambda: not found(watcher, second.pid))
+            assert found(watcher, first.pid) == used
 
 
-def test_curl_and_a_static_program(watch, log, room):
-    with socket.create_server(("127.0.0.1", 0)) as server, watch(log.rule(r"/libssl\.so")) as watcher:
+@pytest.mark.parametrize(
+    ("client", "library"),
+    [(["curl", "-s"], r"/libssl\.so\.3"), (["wget", "-q"], r"/libgnutls\.so\.30")],
+    ids=["curl and OpenSSL", "wget and GnuTLS"],
+)
+def test_a_real_client_and_a_static_program(watch, log, room, client, library):
+    with socket.create_server(("127.0.0.1", 0)) as server, watch(log.rule(library)) as watcher:
         url = f"https://127.0.0.1:{server.getsockname()[1]}"
-        with running("curl", "-s", url) as curl, running(static_program(room / "static")) as static:
-            wait_for(lambda: curl.pid in watcher.registry.registered_processes())
+        with running(*client, url) as process, running(static_program(room / "static")) as static:
+            wait_for(lambda: process.pid in watcher.registry.registered_processes())
+            assert all(re.search(library, path) for path in traced(watcher))
             with pytest.raises(NoRuleMatchedError):
                 watcher.attach_pid(static.pid)
             assert static.pid not in watcher.registry.registered_processes()
-            curl.kill()
-            wait_for(lambda: curl.pid not in watcher.registry.registered_processes())
+            process.kill()
+            wait_for(lambda: process.pid not in watcher.registry.registered_processes())
 
 
 def test_where_no_program_can_be_loaded_running_processes_and_ends_are_seen(watch, log, room, tmp_path, caplog):
