@@ -224,13 +224,14 @@ def test(_c: Context) -> int:
     iterable=["kernels"],
     help={
         "kernels": KERNELS,
-        "boots": "boots of each kernel",
-        "rounds": "attach and detach rounds under traffic in each",
+        "boots": "boots of each kernel (0: none)",
+        "rounds": "attach and detach rounds under traffic in each (0: none)",
+        "processes": "processes that begin and end in a row under the watcher in each (0: none)",
     },
 )
-def soak(_c: Context, kernels: Any = None, boots: int = 200, rounds: int = 100) -> int:
-    """Boot and attach again and again, looking for one panic: an hour and more."""
-    return testing.soak(ROOT, kernels, boots=boots, rounds=rounds)
+def soak(_c: Context, kernels: Any = None, boots: int = 200, rounds: int = 100, processes: int = 10_000) -> int:
+    """Boot, attach, begin and end processes again and again, looking for one panic or one loss: an hour and more."""
+    return testing.soak(ROOT, kernels, boots=boots, rounds=rounds, processes=processes)
 
 
 @task(help={"pairs": "rounds of all measures"})

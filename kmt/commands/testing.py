@@ -25,6 +25,11 @@ from kmt.run.budget import budget
 KEEP_MINUTES = 15.0
 """How long kept guests idle before they end."""
 LIVE = ("-p", "kmt.report.live")
+_SOAKED = {
+    "KMT_ROUNDS": "tests/kernel/test_rounds.py",
+    "KMT_PROCESSES": "tests/kernel/test_watcher_live.py::test_processes_in_a_row_leave_nothing_and_exact_counts",
+}
+"""Tests that a variable makes longer."""
 
 
 @dataclass(frozen=True)
@@ -88,14 +93,20 @@ def everything(root: Path, args: Sequence[str]) -> int:
     return merged(host, run(root, Options(args=args)))
 
 
-def soak(root: Path, kernels: Sequence[str], *, boots: int, rounds: int) -> int:
-    """Boot each kernel ``boots`` times, then attach and take off all programs ``rounds`` times under traffic."""
-    chosen = Options(kernels, args=("tests/kernel/test_rounds.py",))
-    words = kernel_patterns(kernels) or list(config.load(root).kernels)
-    settings = config.load(root)
-    jobs = budget(settings).guests(Machine(memory_mib=settings.memory))
-    booted = child([sys.executable, "benchmarks/boots.py", f"--boots={boots}", f"--jobs={jobs}", *words], root)
-    return merged(booted, child(command(root, chosen, live=True), root, {"KMT_ROUNDS": str(rounds)}))
+def soak(root: Path, kernels: Sequence[str], *, boots: int, rounds: int, processes: int) -> int:
+    """In each kernel: that many boots, rounds of all programs on and off under traffic, processes one after another
+    under the watcher. 0 leaves that part out."""
+    settings, status = config.load(root), 0
+    if boots:
+        words = kernel_patterns(kernels) or list(settings.kernels)
+        jobs = budget(settings).guests(Machine(memory_mib=settings.memory))
+        status = child([sys.executable, "benchmarks/boots.py", f"--boots={boots}", f"--jobs={jobs}", *words], root)
+    tests = {name: number for name, number in (("KMT_ROUNDS", rounds), ("KMT_PROCESSES", processes)) if number}
+    if not tests:
+        return status
+    chosen = Options(kernels, args=[_SOAKED[name] for name in tests])
+    env = {name: str(number) for name, number in tests.items()}
+    return merged(status, child(command(root, chosen, live=True), root, env))
 
 
 def bench(root: Path, *, pairs: int) -> int:

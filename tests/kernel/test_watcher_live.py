@@ -33,7 +33,7 @@ from harness.watcher.watcher import Watcher
 pytestmark = pytest.mark.thorough
 
 PROCESSES = int(os.environ.get("KMT_PROCESSES", "0"))
-"""How many in a row (default: 10,000, and a few hundred where the processor is emulated)."""
+"""How many in a row (default: 10,000, and a few hundred where the processor is emulated; `kmt.soak` says 10,000)."""
 TLS = r"lib(ssl|crypto|gnutls)[^/]*\.so"
 
 
@@ -191,7 +191,7 @@ def test_processes_that_end_during_the_start_leave_nothing(watch, log, room):
     assert begun == ended
 
 
-def test_processes_in_a_row_leave_an_empty_registry_and_exact_counts(watch, log, room, metrics, kernel):
+def test_processes_in_a_row_leave_nothing_and_exact_counts(watch, log, room, metrics, kernel):
     """Each opens a library and ends at once. No sweep, so that every end has to be heard."""
     number = PROCESSES or (10_000 if kernel.accelerator != "tcg" else 300)
     path = libraries.library(room, "libssl.so.3")

@@ -80,6 +80,32 @@ def test_two_runs_have_one_status(first, second, both):
     assert testing.merged(first, second) == both
 
 
+def test_a_soak_has_parts_and_0_leaves_one_out(monkeypatch):
+    ran = []
+    monkeypatch.setattr(testing, "child", lambda argv, cwd, env=None: ran.append((argv[1:], env)) or len(ran) % 2)
+    assert testing.soak(ROOT, ["6.1"], boots=3, rounds=4, processes=5) == 1
+    (booting, _), (tests, env) = ran
+    assert (booting[0], booting[1], booting[-1]) == ("benchmarks/boots.py", "--boots=3", "6.1")
+    files = ["tests/kernel/test_rounds.py", "tests/kernel/test_watcher_live.py"]
+    assert [word.partition("::")[0] for word in tests[-2:]] == files
+    assert env == {"KMT_ROUNDS": "4", "KMT_PROCESSES": "5"}
+    ran.clear()
+    testing.soak(ROOT, ["6.1"], boots=0, rounds=0, processes=5)
+    assert [(tests[-1].partition("::")[0], env) for tests, env in ran] == [(files[1], {"KMT_PROCESSES": "5"})]
+    ran.clear()
+    assert testing.soak(ROOT, ["6.1"], boots=0, rounds=0, processes=0) == 0
+    assert ran == []
+
+
+@pytest.mark.parametrize("variable", testing._SOAKED)
+def test_what_is_soaked_is_there_and_knows_its_variable(variable):
+    file, _, name = testing._SOAKED[variable].partition("::")
+    source = (ROOT / file).read_text()
+    assert f'"{variable}"' in source
+    assert f"def {name or 'test_'}" in source
+    assert variable in config.load(ROOT).env
+
+
 def project(tmp_path, test):
     (tmp_path / "pyproject.toml").write_text('[tool.kmt]\nkernels = ["host"]\n')
     (tmp_path / "test_it.py").write_text(test)
