@@ -1,12 +1,13 @@
 """The watcher through a real kernel: a burst of opens read whole, and the way from an open to its callback.
 
-``./inv kmt.exec 6.12 -- python3 benchmarks/watcher_kernel.py [--opens N] [--events N]``; as root it also runs without
-``kmt.exec``, given the built programs in ``KMT_BPF_DIR``.
+``./inv kmt.exec 6.12 -- python3 benchmarks/watcher_kernel.py [--opens N] [--events N]``. On this machine's own kernel
+it takes root, tracefs and the built programs' directory (``./inv kmt.build`` names it) in ``KMT_BPF_DIR``.
 
 A burst is that many opens of a TLS library by one other process, as fast as it can, under the whole watcher. Each line
-has a buffer: those of the defaults, and a perf buffer of 8 pages a processor, which is there to lose (the watcher is
-not read meanwhile: what was counted and what was lost must still add up). An open is timed from just before the
-system call in another process to the call of its library's callback; each is of a library that nobody had before.
+has a buffer: the default one, the perf buffer that stands in for it, and a perf buffer of 8 pages a processor that
+is not read before the burst is over (what was kept and what was lost must still add up). An open is timed from just
+before the system call in another process to the call of its library's callback; each is of a library that nobody
+had before.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from harness.ebpf import core
 from harness.ebpf.live import LiveKernel
 from harness.ebpf.settings import BpfSettings
 from harness.processes.monitor import ProcessMonitor
@@ -49,6 +51,10 @@ PYTHON = [sys.executable, "-I", "-S", "-c"]
 
 
 def nothing(file):
+    pass
+
+
+def nothing_to_do():
     pass
 
 
@@ -128,7 +134,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--opens", type=int, default=100_000, help="of a burst (100,000; 0: no bursts)")
     parser.add_argument("--events", type=int, default=300, help="opens that are timed (300; 0: none)")
+    parser.add_argument(
+        "--memlock", action="store_true", help="leave RLIMIT_MEMLOCK alone (where it may not be raised; 5.11 and later)"
+    )
     options = parser.parse_args()
+    if options.memlock:
+        core.raise_memlock = nothing_to_do
     print(f"{os.uname().release}, {len(os.sched_getaffinity(0))} processors", flush=True)
     with tempfile.TemporaryDirectory() as directory:
         path = f"{directory}/libssl.so.3"

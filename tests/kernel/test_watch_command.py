@@ -3,6 +3,7 @@
 import _thread
 import json
 import os
+import re
 import threading
 import urllib.request
 from contextlib import contextmanager
@@ -75,11 +76,13 @@ def test_lines_of_a_process_its_library_and_its_traffic(bpf_dir, certificates, m
     def said(**wanted):
         return wait_for(lambda: next((one for one in list(lines) if wanted.items() <= one.items()), None))
 
+    def of_libssl():
+        return [one for one in list(lines) if one["event"] == "library" and "/libssl.so" in one["path"]]
+
     with moving(certificates, 1234) as (pid, tell):
 
         def meanwhile():
-            library = wait_for(lambda: next((one for one in list(lines) if pid in one.get("pids", ())), None))
-            assert "/libssl.so" in library["path"]
+            library = wait_for(lambda: next((one for one in of_libssl() if pid in one["pids"]), None))
             os.write(tell, b"!")
             said(event="traffic", pid=pid, received=1234, sent=1234, ended=False)
             address = next(one for one in lines if one["event"] == "started")["debug"]
@@ -91,7 +94,7 @@ def test_lines_of_a_process_its_library_and_its_traffic(bpf_dir, certificates, m
             request.data = json.dumps({"pid": pid, "type": "native"}).encode()
             with urllib.request.urlopen(request) as answer:
                 assert answer.read().decode() == f"native successfully detached PID {pid}\n"
-            wait_for(lambda: [one for one in list(lines) if one["event"] == "library"][-1]["pids"] == [])
+            wait_for(lambda: of_libssl()[-1]["pids"] == [])
             os.write(tell, b"!")
 
         (tmp_path / "token").write_text("a secret\n")
@@ -119,8 +122,9 @@ def test_tables_of_the_same(bpf_dir, certificates, capsys, monkeypatch):
 
         assert watched([], meanwhile) == 0
     shown = capsys.readouterr().out
-    for word in ("library", "/libssl.so", "process", "received", "567", r"libssl\.so", "registered 1"):
+    for word in ("library", "/libssl.so", "process", "received", "567", r"libssl\.so"):
         assert word in shown
+    assert re.search(r"registered [1-9]", shown)
 
 
 def test_rules_of_ones_own(bpf_dir, monkeypatch):
