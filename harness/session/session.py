@@ -73,7 +73,7 @@ class Session:
         self._kernel, self._load, self._metrics = kernel, load or _LOADERS[settings.tracer], metrics
         self._closed_connections: deque[Conn] = deque(maxlen=settings.live.max_closed_connections_buffered)
         self._group = MetricGroup("session", PROMETHEUS, registry=metrics)
-        self.libraries = Libraries(kernel, settings.bpf, self._group)
+        self.libraries = Libraries(kernel, settings.bpf, metrics)
         self._dropped = self._group.counter(
             "connections_dropped", help="Closed connections that nobody took before newer ones came."
         )

@@ -187,20 +187,24 @@ def test_the_log_level_is_pushed(session, site):
 def test_a_pushed_rule_counts_plaintext(session, site, tmp_path):
     """With the action ``tls``: to the byte, for each process, and in the metrics once a process has ended."""
     workload.certificate(tmp_path)
-    moved = [session._group.counter("tls_bytes", f"direction:{name}") for name in ("received", "sent")]
+
+    def moved():
+        counted = {metric.name: metric.value for metric in session._metrics.metrics()}
+        return [counted.get(f"usm.tls.{side}_bytes", 0) for side in ("received", "sent")]
+
     words = [sys.executable, "-c", "import ssl; print(flush=True); input()"]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as user:
         user.stdout.readline()
         assert push(site, WATCHER, {"rules": [{"pattern": r"libssl\.so", "action": "tls"}]}) == (ACKNOWLEDGED, "")
         tls = session.libraries.tls
         wait_for(tls.hooked)
-        before = [counter.value for counter in moved]
+        before = moved()
         with workload.ends(tmp_path, 12_345, 54_321) as (client, server):
             traffic = tls.traffic()
             assert traffic[client] == Traffic(received=54_321, sent=12_345)
             assert traffic[server] == Traffic(received=12_345, sent=54_321)
         session.libraries.look()
-        assert [counter.value for counter in moved] == [value + 66_666 for value in before]
+        assert moved() == [value + 66_666 for value in before]
         assert not {client, server} & tls.traffic().keys(), "who has ended makes room"
         site.remove(WATCHER)
         wait_for(lambda: not tls.hooked())
