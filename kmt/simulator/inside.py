@@ -8,7 +8,6 @@ called if the verifier's objection to a call without arguments is not that there
 from __future__ import annotations
 
 import ctypes
-import errno
 import hashlib
 import json
 import os
@@ -23,6 +22,7 @@ _BPF = {"x86_64": 321, "aarch64": 280}
 _PROG_LOAD = 5
 _CALL, _EXIT = 0x85, 0x95
 _ABSENT = ("unknown func", "invalid func", "program of this type cannot use helper")
+_NO_HELPER = 1 << 30
 _LOG = 1 << 16
 
 
@@ -50,16 +50,18 @@ def load(kind: int, attach: int, btf_id: int, helper: int) -> str:
     if fd >= 0:
         os.close(fd)
         return ""
-    said = log.value.decode(errors="replace")
-    return said or f"errno {errno.errorcode.get(ctypes.get_errno(), '?')}"
+    return log.value.decode(errors="replace")
 
 
 def callable_helpers(program: tuple[int, int, int], helpers: Mapping[str, int]) -> list[str] | None:
-    """Those that such a program may call; None where not even a program without calls gets as far as the verifier."""
-    said = {name: load(*program, number) for name, number in helpers.items()}
-    if any(words.startswith("errno") for words in said.values()):
+    """Those that such a program may call; None where the verifier does not get as far as looking at calls."""
+    if not _absent(load(*program, _NO_HELPER)):
         return None
-    return sorted(name for name, words in said.items() if not any(absent in words for absent in _ABSENT))
+    return sorted(name for name, number in helpers.items() if not _absent(load(*program, number)))
+
+
+def _absent(said: str) -> bool:
+    return any(words in said for words in _ABSENT)
 
 
 def symbols(names: Iterable[str]) -> list[str]:

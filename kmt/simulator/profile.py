@@ -40,7 +40,8 @@ class Profile:
     """One kernel. ``origin``: where it came from; ``tools``: what it was recorded with.
 
     ``helpers`` maps each program type to the names that its programs may call; a type that is missing could not be
-    told. ``tracepoints`` are ``group:name``. ``attach_types`` are those that the kernel's own headers name. Names of
+    told. ``other_helpers`` are named by the kernel's headers, and not callable by any type that could be told.
+    ``tracepoints`` are ``group:name``. ``attach_types`` are those that the kernel's own headers name. Names of
     types are lower case without their prefixes: ``ringbuf``, ``raw_tracepoint``, ``trace_kprobe_multi``; a type that is
     False is one that the kernel has never heard of.
     ``btf_modules``: the loaded modules that had BTF, None for no BTF at all.
@@ -56,6 +57,7 @@ class Profile:
     map_types: Mapping[str, bool]
     attach_types: tuple[str, ...]
     helpers: Mapping[str, frozenset[str]]
+    other_helpers: frozenset[str]
     functions: Mapping[str, Function]
     marks: Mapping[str, bool]
     tracepoints: frozenset[str]
@@ -83,6 +85,7 @@ def dump(profile: Profile) -> str:
 def _plain(profile: Profile) -> dict[str, Any]:
     found = {field.name: getattr(profile, field.name) for field in fields(Profile)}
     found["helpers"] = _grouped(profile.helpers)
+    found["other_helpers"] = tuple(sorted(profile.other_helpers))
     found["functions"] = {
         name: [f.symbol, f.traceable, None if f.signature is None else [f.signature.result, *f.signature.parameters]]
         for name, f in sorted(profile.functions.items())
@@ -165,6 +168,7 @@ def _typed(document: Mapping[str, Any]) -> Profile:
         values[key] = _names(document[key], key)
     modules = document["btf_modules"]
     values["btf_modules"] = None if modules is None else _names(modules, "btf_modules")
+    values["other_helpers"] = frozenset(_names(document["other_helpers"], "other_helpers"))
     values["helpers"] = _helpers(document["helpers"])
     values["functions"] = {
         name: _function(value, f"functions {name}")
@@ -222,6 +226,9 @@ def _contradiction(profile: Profile) -> str:
     for kind in profile.helpers:
         if profile.helpers[kind] and not profile.program_types.get(kind, False):
             return f"programs of type {kind} may call helpers, and there are no such programs"
+    for kind, names in profile.helpers.items():
+        if odd := sorted(names & profile.other_helpers):
+            return f"no program type may call {odd[0]}, and {kind} may"
     if profile.btf and config.get("DEBUG_INFO_BTF") == "n":
         return "there is BTF, and the configuration was without DEBUG_INFO_BTF"
     if bool(profile.btf) != (profile.btf_modules is not None):

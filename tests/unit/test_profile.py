@@ -15,6 +15,7 @@ from kmt.errors import AgentError, ProfileError
 from kmt.guest.wire import Frame, Kind
 from kmt.kernel import Kernel
 from kmt.simulator import points, record
+from kmt.simulator.assemble import assemble
 from kmt.simulator.profile import DIRECTORY, LARGEST, dump, parse, read, recorded
 from kmt.simulator.types import Types
 
@@ -84,6 +85,7 @@ def config(**options):
     [
         ({"program_types": {}}, "may call helpers, and there are no such programs"),
         (config(DEBUG_INFO_BTF="n"), "without DEBUG_INFO_BTF"),
+        ({"other_helpers": ["bpf_loop"]}, "no program type may call bpf_loop, and"),
         ({"btf_modules": None}, "differ on whether there is BTF"),
         ({"btf": "", "btf_modules": None}, "has a signature, and there is no BTF"),
         ({"functions": {"f": [False, True, None]}}, "f can be probed, and is not in the symbol table"),
@@ -156,16 +158,19 @@ FEATURES = {
 TOOLS = {"version": "7.5.0", "libbpf_version": "1.5"}
 
 
+CONFIG = "CONFIG_BPF_LSM=y\nCONFIG_TRACING=y\n"
+
+
 @pytest.fixture
 def kernel(tmp_path):
-    (tmp_path / "config").write_text("CONFIG_BPF_LSM=y\nCONFIG_TRACING=y\n")
+    (tmp_path / "config").write_text(CONFIG)
     return Kernel("mine", "6.1.0", tmp_path, None, tmp_path / "config", (), None, "", "here")
 
 
 def test_what_could_not_be_told_is_left_out(kernel):
     types = Types.parse(ENUMERATION)
     said = SAID | {"btf": hashlib.sha256(ENUMERATION).hexdigest()}
-    profile = record.assemble(kernel, types, ENUMERATION, said, FEATURES, TOOLS)
+    profile = assemble(kernel, CONFIG, types, ENUMERATION, said, FEATURES, TOOLS)
     assert profile.map_types == {"hash": True}, "the kernel's headers name arenas: that none could be made says nothing"
     assert profile.program_types == {"kprobe": True, "xdp": False}
     assert profile.helpers == {"kprobe": frozenset({"bpf_ktime_get_ns"}), "tracing": frozenset({"bpf_d_path"})}
@@ -180,12 +185,12 @@ def test_what_could_not_be_told_is_left_out(kernel):
 )
 def test_a_guest_that_is_another_kernel_is_not_believed(kernel, changed, said):
     with pytest.raises(ProfileError, match=said):
-        record.assemble(kernel, None, b"", SAID | changed, FEATURES, TOOLS)
+        assemble(kernel, CONFIG, None, b"", SAID | changed, FEATURES, TOOLS)
 
 
 def test_without_a_configuration_there_is_no_profile(kernel):
     with pytest.raises(ProfileError, match="configuration"):
-        record.assemble(dataclasses.replace(kernel, config=None), None, b"", SAID, FEATURES, TOOLS)
+        record.record(Guest(), dataclasses.replace(kernel, config=None))
 
 
 class Guest:
