@@ -11,7 +11,7 @@ import invoke
 from invoke import Collection, Context
 
 from kmt import doctor as examination
-from kmt.commands import checks, cleaning, explaining, guest, matrix, simulator, snapshots, testing, watching
+from kmt.commands import checks, cleaning, explaining, guest, matrix, pipelines, simulator, snapshots, testing, watching
 from kmt.commands.words import behind_dashes, user_path
 from kmt.errors import KmtError
 
@@ -168,6 +168,37 @@ def rerun(_c: Context, from_: Any = None, group: int = 0) -> int:
     return explaining.again(ROOT, from_ or (), group=group or None, args=behind_dashes())
 
 
+@task(
+    iterable=["kernels"],
+    help={
+        "provider": "gitlab or github",
+        "kernels": f"{KERNELS} (default: [tool.kmt] kernels)",
+        "split": "jobs a kernel, each with a share of the tests",
+        "output": "write it to this file (default: standard output)",
+    },
+)
+def ci(_c: Context, provider: str, kernels: Any = None, split: int = 1, output: str = "") -> None:
+    """Write a CI pipeline from the matrix: a job a kernel, and one for the verdict (docs/ci.md)."""
+    show(pipelines.generate(ROOT, provider, kernels=kernels or (), parts=split, output=output))
+
+
+@task(
+    iterable=["kernels"],
+    help={
+        "results": "the directory with all jobs' files",
+        "kernels": "the names of all that were to run",
+        "parts": "how many jobs each of them had",
+        "json": "write the merged results to this file",
+        "junit": "write the merged JUnit file here",
+    },
+)
+def merge(_c: Context, results: str, kernels: Any = None, parts: int = 1, json: str = "", junit: str = "") -> int:
+    """One table and one verdict over what the jobs of a pipeline left."""
+    lines, status = pipelines.verdict(ROOT, results, kernels=kernels, parts=parts, json=json, junit_file=junit)
+    show(lines)
+    return status
+
+
 @task
 def doctor(_c: Context) -> int:
     """Say what this machine has, what it lacks, and the command that mends it."""
@@ -256,7 +287,7 @@ namespace = Collection(test, lint, bench, fuzz)
 engine = Collection("kmt")
 for each in (
     start, ls, fetch, image, build, shell, execute, status, stop, logs, explain, rerun, doctor, snapshot, clean, soak,
-    profile,
+    profile, ci, merge,
 ):  # fmt: skip
     engine.add_task(each)
 engine.add_task(kernel_test, name="test")

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from kmt.explain import causes, files, words
-from kmt.results import KernelResult, Outcome, TestResult, to_json
+from kmt.results import KernelResult, Made, Outcome, TestResult, to_json
 
 KERNELS = ("5.10", "6.1", "6.12", "6.18", "7.3")
 
@@ -34,7 +34,7 @@ def main():
     with tempfile.TemporaryDirectory() as directory:
         for number in range(options.files):
             kernels = [kernel(name, options.tests, number) for name in KERNELS]
-            document = to_json(kernels, exit_status=1, seconds=1.0, started="2026-01-01T00:00:00+00:00")
+            document = to_json(kernels, Made("2026-01-01T00:00:00+00:00", 1.0, 1))
             Path(directory, f"results-{number:03}.json").write_text(json.dumps(document, indent=1))
         best = parsing = float("inf")
         for _ in range(3):

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from kmt import doctor
-from kmt.commands import cleaning, explaining, guest, matrix, snapshots, watching
+from kmt.commands import cleaning, explaining, guest, matrix, pipelines, snapshots, watching
 from kmt.errors import KmtError
 
 RESULTS = "a file of --kernel-json, a directory or a zip archive with such files (default: the latest run here)"
@@ -42,35 +42,59 @@ def parser() -> argparse.ArgumentParser:
     again.add_argument("--from", dest="results", action="append", default=[], metavar="RESULTS", help=RESULTS)
     again.add_argument("--group", type=int, help="one of the numbers that explain gives")
     again.add_argument("args", nargs="*", help="words for pytest, behind --")
+    pipeline = tasks.add_parser("ci", help="write a pipeline of GitLab's or GitHub's from the matrix")
+    pipeline.add_argument("--provider", required=True, choices=pipelines.PROVIDERS)
+    pipeline.add_argument("--kernels", action="append", default=[], help="as pytest --kernel takes them")
+    pipeline.add_argument("--split", type=int, default=1, metavar="N", help="jobs a kernel, each with a share of tests")
+    pipeline.add_argument("--output", default="", metavar="FILE", help="write it there (default: standard output)")
+    merging = tasks.add_parser("merge", help="one table and one verdict over what the jobs of a pipeline left")
+    merging.add_argument("results", help="the directory with all jobs' files")
+    merging.add_argument("--kernels", action="append", required=True, help="the names of all that were to run")
+    merging.add_argument("--parts", type=int, default=1, metavar="N", help="how many jobs each of them had")
+    merging.add_argument("--json", default="", metavar="FILE", help="write the merged results there")
+    merging.add_argument("--junit", default="", metavar="FILE", help="write the merged JUnit file there")
     cleaner = tasks.add_parser("clean", help="remove what older versions and runs that are over left in the cache")
     cleaner.add_argument("--all", action="store_true", help="the whole cache")
     return made
 
 
-def perform(said: argparse.Namespace, root: Path) -> tuple[Iterable[str], int]:
-    """Lines to print and the exit status. Raises KmtError."""
-    if said.task == "doctor":
-        text, status = doctor.examine(root)
-        return [text], status
-    if said.task == "ls":
-        return [matrix.listing(root, said.kernels)], 0
-    if said.task == "fetch":
-        return matrix.fetch(root, said.kernels, update=said.update)
-    if said.task == "explain":
-        return explaining.explain(said.results)
-    if said.task == "rerun":
-        return [], explaining.again(root, said.results, group=said.group, args=said.args)
-    if said.task == "shell":
-        return [], guest.shell(root, said.kernel)
-    if said.task == "exec":
-        return [], guest.execute(root, said.kernel, said.command)
-    if said.task == "snapshot":
-        return [snapshots.listing()], 0
-    if said.task == "status":
-        return [watching.status()], 0
-    if said.task == "stop":
-        return watching.stop(said.run), 0
-    return cleaning.clean(everything=said.all), 0
+def _ci(said: argparse.Namespace, root: Path) -> Said:
+    words = {"kernels": said.kernels, "parts": said.split, "output": said.output}
+    return pipelines.generate(root, said.provider, **words), 0
+
+
+def _merge(said: argparse.Namespace, root: Path) -> Said:
+    words = {"kernels": said.kernels, "parts": said.parts, "json": said.json, "junit_file": said.junit}
+    return pipelines.verdict(root, said.results, **words)
+
+
+def _doctor(_said: argparse.Namespace, root: Path) -> Said:
+    text, status = doctor.examine(root)
+    return [text], status
+
+
+Said = tuple[Iterable[str], int]
+"""Lines to print and the exit status."""
+TASKS: Mapping[str, Callable[[argparse.Namespace, Path], Said]] = {
+    "doctor": _doctor,
+    "ls": lambda said, root: ([matrix.listing(root, said.kernels)], 0),
+    "fetch": lambda said, root: matrix.fetch(root, said.kernels, update=said.update),
+    "shell": lambda said, root: ([], guest.shell(root, said.kernel)),
+    "exec": lambda said, root: ([], guest.execute(root, said.kernel, said.command)),
+    "status": lambda said, root: ([watching.status()], 0),
+    "snapshot": lambda said, root: ([snapshots.listing()], 0),
+    "stop": lambda said, root: (watching.stop(said.run), 0),
+    "explain": lambda said, root: explaining.explain(said.results),
+    "rerun": lambda said, root: ([], explaining.again(root, said.results, group=said.group, args=said.args)),
+    "ci": _ci,
+    "merge": _merge,
+    "clean": lambda said, root: (cleaning.clean(everything=said.all), 0),
+}
+
+
+def perform(said: argparse.Namespace, root: Path) -> Said:
+    """Do the task. Raises KmtError."""
+    return TASKS[said.task](said, root)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -58,6 +58,12 @@ class Config:
     """Seconds a kernel may take from power-on to its last test with hardware virtualisation; scaled without."""
     jobs: int = 0
     """Processors for guests at once, most guests having one; 0: as many as this process may use."""
+    ci_image: str = "debian:trixie"
+    """Container image in which CI's jobs run; Debian's, for its archive is where kernels come from."""
+    ci_runner: str = ""
+    """What runs them: a label of GitHub's runners (empty: ubuntu-latest), a tag of GitLab's (empty: any)."""
+    ci_setup: tuple[str, ...] = ("python3 -m venv .venv", ".venv/bin/pip install --quiet --editable .")
+    """Shell commands that make ``.venv`` with the project and kmt in it, in a clean checkout."""
     dump: bool = False
     """Keep the memory and registers of guests that panic or hang, as ELF cores beside their consoles."""
     memory: int = 1024

@@ -80,6 +80,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=("on", "off"),
         help="start guests from a memory snapshot of the booted kernel (default: on)",
     )
+    group.addoption(
+        "--kernel-part", metavar="K/N", help="of the tests' modules, divided evenly over N jobs, only those of the Kth"
+    )
+    group.addoption(
+        "--kernel-logs", metavar="DIR", help="copy consoles and what tests left there, a directory a kernel"
+    )
     group.addoption("--kernel-json", metavar="FILE", help="write the results of every kernel as JSON")
     group.addoption(
         "--kernel-strict", action="store_true", help="a kernel that the archive no longer has fails the run"

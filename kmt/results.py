@@ -35,6 +35,11 @@ class Outcome(StrEnum):
     STOPPED = "stopped"
 
 
+GRAVITY = (
+    Outcome.PANIC, Outcome.HANG, Outcome.LOST, Outcome.BUILD, Outcome.FAILED, Outcome.UNAVAILABLE, Outcome.STOPPED,
+    Outcome.OK,
+)  # fmt: skip
+"""Which of several outcomes of one kernel counts, the gravest first."""
 INFRASTRUCTURE = frozenset({Outcome.UNAVAILABLE, Outcome.LOST, Outcome.PANIC, Outcome.HANG})
 
 
@@ -124,7 +129,17 @@ def exit_status(kernels: Iterable[KernelResult], *, pytest_status: int, strict: 
     return pytest_status
 
 
-def to_json(kernels: Iterable[KernelResult], *, exit_status: int, seconds: float, started: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Made:
+    """How a run as a whole came to its results. ``started`` is ISO 8601; ``part`` is ``2/3`` of the tests, or empty."""
+
+    started: str
+    seconds: float
+    exit_status: int
+    part: str = ""
+
+
+def to_json(kernels: Iterable[KernelResult], made: Made) -> dict[str, Any]:
     """The documented JSON object, ready for ``json.dumps``."""
     rows = []
     for kernel in kernels:
@@ -133,8 +148,9 @@ def to_json(kernels: Iterable[KernelResult], *, exit_status: int, seconds: float
         rows.append(row)
     return {
         "schema": SCHEMA_VERSION,
-        "started": started,
-        "seconds": round(seconds, 3),
-        "exit_status": exit_status,
+        "started": made.started,
+        "seconds": round(made.seconds, 3),
+        "exit_status": made.exit_status,
+        "part": made.part,
         "kernels": rows,
     }

@@ -32,6 +32,7 @@ class Results:
     seconds: float
     exit_status: int
     kernels: tuple[KernelResult, ...]
+    part: str = ""
 
 
 def parse(data: bytes, name: str) -> Results:
@@ -56,7 +57,8 @@ def parse(data: bytes, name: str) -> Results:
     names = [kernel.name for kernel in kernels]
     if len(set(names)) < len(names):
         raise ResultsError(f"{where}: a kernel stands in it twice: {', '.join(names)[:200]}")
-    return Results(where, take.text("started"), take.number("seconds"), int(take.number("exit_status")), kernels)
+    status, part = int(take.number("exit_status")), take.text("part")
+    return Results(where, take.text("started"), take.number("seconds"), status, kernels, part)
 
 
 class _Taker:

@@ -24,10 +24,12 @@ from kmt.backends.base import Backend, Machine
 from kmt.errors import ConfigError, KmtError
 from kmt.hints import task
 from kmt.plugin.items import KernelItem, adopt, expand, runs_in_guests
+from kmt.plugin.leaving import leave
 from kmt.plugin.modules import loaded
 from kmt.plugin.options import coverage, take_coverage, travelling_options
+from kmt.plugin.parts import Part
 from kmt.plugin.replay import HostSession
-from kmt.results import KernelResult, Outcome, exit_status
+from kmt.results import KernelResult, Made, Outcome, exit_status
 from kmt.run import durations
 from kmt.run.budget import Budget, budget
 from kmt.run.events import Event, Lost, Progress
@@ -82,6 +84,8 @@ class MatrixPlugin:
         named = {w.removeprefix("v") for w in words}
         strict = pytest_config.getoption("--kernel-strict")
         self._strict = frozenset(r.name for r in self._rows if strict or r.name in named)
+        part = pytest_config.getoption("--kernel-part")
+        self._part = Part.parse(part) if part else None
         self._known: dict[str, set[str]] = {}
         self._events: queue.Queue[Event] = queue.Queue()
         self._backends: dict[str, Backend] = {}
@@ -148,14 +152,17 @@ class MatrixPlugin:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Leave out what may not run in guests; it is counted as deselected."""
+        """Leave out what may not run in guests, or is another job's; it is counted as deselected."""
         if self._collector is not None:
             collector, self._collector = self._collector, None
             collector.close()
         left = [item for item in items if not (isinstance(item, KernelItem) and item.kmt_kernel)]
+        if self._part:
+            left += self._part.others([item for item in items if isinstance(item, KernelItem) and item.kmt_kernel])
         if left:
+            gone = set(left)
             config.hook.pytest_deselected(items=left)
-            items[:] = [item for item in items if item not in left]
+            items[:] = [item for item in items if item not in gone]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
@@ -268,27 +275,21 @@ class MatrixPlugin:
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """The run's exit status, where infrastructure or a build decides it; the JSON file."""
         try:
+            if self._part and exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+                session.exitstatus = exitstatus = 0  # more parts than modules: these kernels have nothing to run in it
+                self.results = [KernelResult(row.name) for row in self._rows]
             if self.results:
                 session.exitstatus = exit_status(self.results, pytest_status=int(exitstatus), strict=self._strict)
                 self._pytest.hook.pytest_kmt_finished(results=self.results)
-                self._write_json(int(session.exitstatus))
+                part, seconds = str(self._part or ""), monotonic() - self._begin
+                made = Made(self._started, seconds, int(session.exitstatus), part)
+                leave(self._pytest, self._registered(), self.results, made)
         finally:
             if self._collector is not None:
                 self._collector.close()
             if self._run is not None:
                 self._run.finish(int(session.exitstatus))
             self._stack.close()
-
-    def _write_json(self, status: int) -> None:
-        from kmt.report import json as json_report
-
-        said = self._pytest.getoption("--kernel-json")
-        seconds = monotonic() - self._begin
-        for target in [self._registered().dir / runs.RESULTS, *([Path(said)] if said else [])]:
-            try:
-                json_report.write(target, self.results, exit_status=status, seconds=seconds, started=self._started)
-            except ConfigError as error:
-                raise pytest.UsageError(f"kmt: {error}") from None
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """What people should know of how it ran, then the table."""

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from kmt.errors import ConfigError
 from kmt.paths import published
-from kmt.results import KernelResult, to_json
+from kmt.results import KernelResult, Made, to_json
 
 
-def write(path: Path, kernels: Sequence[KernelResult], *, exit_status: int, seconds: float, started: str) -> None:
-    """Write the file, whole or not at all. ``started`` is ISO 8601. ConfigError when it cannot be written."""
-    document = to_json(kernels, exit_status=exit_status, seconds=seconds, started=started)
+def write(path: Path, kernels: Sequence[KernelResult], made: Made) -> None:
+    """Write the file, whole or not at all. ConfigError when it cannot be written."""
+    document = to_json(kernels, made)
     try:
         with published(path) as work:
             work.write_text(json.dumps(document, indent=1) + "\n")

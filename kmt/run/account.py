@@ -15,14 +15,12 @@ from pathlib import Path
 from kmt.backends.base import Vm
 from kmt.errors import KmtError
 from kmt.hooks import PHASES
-from kmt.results import KernelResult, Outcome
+from kmt.results import GRAVITY, KernelResult, Outcome
 from kmt.run import artifacts
 from kmt.run.events import Event, Finished, Lost, Progress, Report
 from kmt.run.ledger import Ledger
 from kmt.run.link import CancelledError
 from kmt.run.shared import Job, Shared
-
-_GRAVITY = (Outcome.PANIC, Outcome.HANG, Outcome.LOST, Outcome.BUILD, Outcome.UNAVAILABLE, Outcome.STOPPED)
 
 
 class InternalError(KmtError):
@@ -166,7 +164,7 @@ class Account:
     def _judge(self) -> None:
         if not self._misfortunes:
             return
-        worst = min(self._misfortunes, key=lambda met: (_GRAVITY.index(met.outcome), met.number))
+        worst = min(self._misfortunes, key=lambda met: (GRAVITY.index(met.outcome), met.number))
         result = self.result
         result.outcome, result.reason, result.hint = worst.outcome, worst.reason, worst.hint
         result.console, result.error = worst.console or result.console, worst.error

@@ -108,3 +108,22 @@ def test_without_any_run_the_error_says_what_to_name(project):
     done = kmt(project, "explain")
     assert (done.returncode, done.stderr.count("\n")) == (4, 1)
     assert "python -m kmt explain FILE" in done.stderr
+
+
+def test_parts_share_the_tests_and_leave_their_files_also_when_there_is_nothing_to_run(project):
+    for name in "ab":
+        project.write("import os\ndef test_one(): open(os.environ['KMT_ARTIFACTS'] + '/left', 'w').write('x')\n",
+                      f"test_{name}.py")  # fmt: skip
+    ran = []
+    for part in ("1/3", "2/3", "3/3"):
+        out = f"out-{part[0]}"
+        done = project.run(f"--kernel-part={part}", f"--kernel-json={out}/results.json", f"--kernel-logs={out}")
+        assert done.returncode == 0, done.stdout
+        document = json.loads((project.root / out / "results.json").read_text())
+        assert document["part"] == part
+        (kernel,) = document["kernels"]
+        ran += [test["id"] for test in kernel["tests"]]
+        assert (project.root / out / "host" / "artifacts" / "left").is_file() == bool(kernel["tests"])
+    assert sorted(ran) == ["test_a.py::test_one", "test_b.py::test_one"]
+    assert project.run("--kernel-part=4/3").returncode == 4
+    assert project.run("--kernel-logs=/proc/no/such").returncode == 4

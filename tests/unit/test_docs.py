@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kmt import config, doctor, errors, proc
-from kmt.results import KernelResult, Outcome, TestResult, to_json
+from kmt.results import KernelResult, Made, Outcome, TestResult, to_json
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -51,11 +51,11 @@ def test_configuration_describes_every_environment_variable():
 
 def test_results_describe_every_key():
     result = KernelResult("6.1", tests=[TestResult("t", "passed", 1.0)])
-    document = to_json([result], exit_status=0, seconds=1.0, started="")
+    document = to_json([result], Made("", 1.0, 0))
     described = {row[0] for row in table("results.md", "key")}
     assert described == {f"`{key}`" for key in document}
     schema = json.loads((DOCS / "results.schema.json").read_text())
-    assert schema["properties"].keys() == document.keys() == set(schema["required"])
+    assert schema["properties"].keys() == document.keys() == set(schema["required"]) | {"part"}
     kernel, test = schema["$defs"]["kernel"], schema["$defs"]["test"]
     assert kernel["properties"].keys() == document["kernels"][0].keys() == set(kernel["required"]) | NEW_OF_KERNELS
     assert test["properties"].keys() == asdict(result.tests[0]).keys() == set(test["required"]) | NEW_OF_TESTS

@@ -13,7 +13,7 @@ from kmt.errors import ResultsError
 from kmt.explain import causes, files, read, rerun, words
 from kmt.explain.causes import Cause
 from kmt.explain.verifier import objection
-from kmt.results import KernelResult, Outcome, TestResult, to_json
+from kmt.results import KernelResult, Made, Outcome, TestResult, to_json
 from kmt.text import visible
 
 LOGS = Path(__file__).parents[2] / "fixtures" / "verifier"
@@ -38,7 +38,7 @@ def lost(nodeid):
 
 
 def document(*kernels):
-    return to_json(kernels, exit_status=1, seconds=2.5, started="2026-01-01T00:00:00+00:00")
+    return to_json(kernels, Made("2026-01-01T00:00:00+00:00", 2.5, 1))
 
 
 def results(*kernels, name="r.json"):

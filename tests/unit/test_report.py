@@ -9,7 +9,7 @@ import pytest
 from kmt.errors import ConfigError
 from kmt.report import json as json_file
 from kmt.report import junit, summary, table
-from kmt.results import KernelResult, Outcome, TestResult
+from kmt.results import KernelResult, Made, Outcome, TestResult
 
 
 def outcomes(**counts):
@@ -125,11 +125,11 @@ def test_tests_carry_their_kernel_into_junit(tmp_path):
 
 def test_json_is_written_whole_or_not(tmp_path):
     path = tmp_path / "deep" / "results.json"
-    json_file.write(path, KERNELS, exit_status=6, seconds=1.5, started="2026-01-01T00:00:00+00:00")
+    json_file.write(path, KERNELS, Made("2026-01-01T00:00:00+00:00", 1.5, 6))
     document = json.loads(path.read_text())
     assert document["kernels"][2]["counts"] == {"passed": 1, "failed": 1, "skipped": 0, "error": 3}
     with pytest.raises(ConfigError, match=r"results\.json.below"):
-        json_file.write(path / "below", KERNELS, exit_status=6, seconds=1.5, started="")
+        json_file.write(path / "below", KERNELS, Made("", 1.5, 6))
 
 
 def test_the_end_of_a_console_is_clean(tmp_path):

@@ -1,0 +1,95 @@
+"""(pure) The plan as a GitHub Actions workflow. It has no retries by exit status, so the job's own script has them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kmt.ci import plan as jobs
+from kmt.ci.plan import CACHE, RESULTS, Plan
+
+CHECKOUT = "actions/checkout@v5"
+KEEP = "actions/cache@v4"
+UPLOAD = "actions/upload-artifact@v5"
+DOWNLOAD = "actions/download-artifact@v6"
+_WARN = f"echo '::warning title=emulated::{jobs.NO_KVM}'"
+_LOST = "::warning title=infrastructure was lost::{kernel}, part {part}: trying again ({attempt} of {retries})"
+
+
+def pipeline(plan: Plan) -> str:
+    """The file's text."""
+    document = {
+        "name": "kernels",
+        "on": {"push": None, "pull_request": None, "workflow_dispatch": None},
+        "permissions": {"contents": "read"},
+        "jobs": {"kernel": _tests(plan), "verdict": _verdict(plan)},
+    }
+    return jobs.dump(plan, document)
+
+
+def _common(plan: Plan) -> dict[str, Any]:
+    return {
+        "runs-on": plan.runner or "ubuntu-latest",
+        # Privileged: /dev/kvm, where the machine has it.
+        "container": {"image": plan.image, "options": "--privileged"},
+    }
+
+
+def _begin(plan: Plan) -> list[dict[str, Any]]:
+    return [
+        {"name": "System packages", "run": jobs.script(jobs.system(plan))},
+        {"uses": CHECKOUT},
+    ]
+
+
+def _tests(plan: Plan) -> dict[str, Any]:
+    inputs = ", ".join(f"'{name}'" for name in plan.inputs)
+    return {
+        "name": "${{ matrix.kernel }} (${{ matrix.part }})" if plan.parts > 1 else "${{ matrix.kernel }}",
+        **_common(plan),
+        "timeout-minutes": jobs.MINUTES,
+        "strategy": {
+            "fail-fast": False,
+            "matrix": {"kernel": list(plan.kernels), "part": [str(n) for n in range(1, plan.parts + 1)]},
+        },
+        "env": {"KERNEL": "${{ matrix.kernel }}", "PART": "${{ matrix.part }}"},
+        "steps": [
+            *_begin(plan),
+            {"uses": KEEP,
+             "with": {"path": CACHE, "key": f"kmt-${{{{ matrix.kernel }}}}-${{{{ hashFiles({inputs}) }}}}",
+                      "restore-keys": "kmt-${{ matrix.kernel }}-"}},
+            {"name": "Access to hardware virtualisation", "run": jobs.script(jobs.access(_WARN))},
+            {"name": "Tests", "run": jobs.script([*jobs.prepare(plan), *_retried(jobs.tests(plan))])},
+            {"name": "What is of this machine alone", "if": "always()", "run": f"{jobs.forget()}\n"},
+            {"uses": UPLOAD, "if": "always()",
+             "with": {"name": "kmt-${{ matrix.kernel }}-${{ matrix.part }}", "path": RESULTS,
+                      "if-no-files-found": "warn"}},
+        ],
+    }  # fmt: skip
+
+
+def _retried(command: str) -> list[str]:
+    said = _LOST.format(kernel="$KERNEL", part="$PART", attempt="$attempt", retries=jobs.RETRIES)
+    return [
+        "attempt=0",
+        "while :; do",
+        "    status=0",
+        f"    {command} || status=$?",
+        f'    [ "$status" -eq 6 ] && [ "$attempt" -lt {jobs.RETRIES} ] || exit "$status"',
+        "    attempt=$((attempt + 1))",
+        f'    echo "{said}"',
+        "done",
+    ]
+
+
+def _verdict(plan: Plan) -> dict[str, Any]:
+    return {
+        **_common(plan),
+        "needs": "kernel",
+        "if": "always()",
+        "steps": [
+            *_begin(plan),
+            {"uses": DOWNLOAD, "with": {"pattern": "kmt-*", "path": RESULTS, "merge-multiple": True}},
+            {"name": "One table and one verdict", "run": jobs.script([*jobs.prepare(plan), jobs.verdict(plan)])},
+            {"uses": UPLOAD, "if": "always()", "with": {"name": "merged", "path": RESULTS}},
+        ],
+    }

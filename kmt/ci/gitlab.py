@@ -1,0 +1,56 @@
+"""(pure) The plan as a GitLab child pipeline: ``include:`` or ``trigger:`` it."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from kmt.ci import plan as jobs
+from kmt.ci.plan import RESULTS, Plan
+
+_WARN = f"printf '\\033[1;31m%s\\033[0m\\n' {shlex.quote('WARNING: ' + jobs.NO_KVM)}"
+
+
+def pipeline(plan: Plan) -> str:
+    """The file's text."""
+    return jobs.dump(plan, {"stages": ["kernels", "verdict"], "kernel": _tests(plan), "verdict": _verdict(plan)})
+
+
+def _common(plan: Plan) -> dict[str, Any]:
+    return {
+        "image": plan.image,
+        **({"tags": [plan.runner]} if plan.runner else {}),
+        "before_script": [*jobs.system(plan), *jobs.prepare(plan)],
+    }
+
+
+def _tests(plan: Plan) -> dict[str, Any]:
+    return {
+        "stage": "kernels",
+        **_common(plan),
+        "timeout": f"{jobs.MINUTES} minutes",
+        "parallel": {"matrix": [{"KERNEL": list(plan.kernels), "PART": _parts(plan)}]},
+        "variables": {"GIT_DEPTH": "1"},
+        "script": [*jobs.access(_WARN), jobs.tests(plan)],
+        "after_script": [jobs.forget()],
+        "retry": {"max": jobs.RETRIES, "when": ["runner_system_failure"], "exit_codes": [6]},
+        # GitLab takes at most two files.
+        "cache": {"key": {"files": list(plan.inputs[:2]), "prefix": "kmt-$KERNEL"}, "paths": [jobs.CACHE],
+                  "when": "always"},
+        "artifacts": {"when": "always", "expire_in": "2 weeks", "paths": [RESULTS],
+                      "reports": {"junit": [f"{RESULTS}/*/junit.xml"]}},
+    }  # fmt: skip
+
+
+def _verdict(plan: Plan) -> dict[str, Any]:
+    return {
+        "stage": "verdict",
+        **_common(plan),
+        "when": "always",
+        "script": [jobs.verdict(plan)],
+        "artifacts": {"when": "always", "expire_in": "2 weeks", "paths": [RESULTS]},
+    }
+
+
+def _parts(plan: Plan) -> list[str]:
+    return [str(number) for number in range(1, plan.parts + 1)]

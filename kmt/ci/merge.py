@@ -1,0 +1,105 @@
+"""(pure) The results of many jobs as those of one run.
+
+Laws: every kernel and part that was expected is in the outcome: one that left nothing is lost, aloud; tests are those
+of all parts, each counted once; what a kernel came to is the gravest of its parts; the exit status is never milder
+than any job's own, nor than its results say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from kmt.errors import EXIT_INFRASTRUCTURE, ResultsError
+from kmt.explain.read import Results
+from kmt.results import GRAVITY, KernelResult, Made, Outcome, exit_status
+from kmt.text import visible
+
+_STATUS_GRAVITY = (3, 4, 2, 1, EXIT_INFRASTRUCTURE, 7, 5, 0)
+"""Which of two jobs' statuses counts more; what is not in it counts as infrastructure."""
+LEFT_NOTHING = "its job left no results"
+
+
+@dataclass(frozen=True)
+class Merged:
+    """One run. ``missing``: (kernel, part) that were expected and left nothing."""
+
+    kernels: tuple[KernelResult, ...]
+    made: Made
+    missing: tuple[tuple[str, int], ...]
+
+
+def merge(results: Iterable[Results], *, kernels: Sequence[str], parts: int) -> Merged:
+    """What the jobs of ``kernels`` x ``parts`` left. ResultsError: a file is of another matrix, or there twice."""
+    results = sorted(results, key=lambda one: one.name)
+    found = _placed(results, kernels, parts)
+    missing = [(name, part) for name in kernels for part in range(1, parts + 1) if (name, part) not in found]
+    rows = []
+    for name in kernels:
+        left = [found[name, part] for part in range(1, parts + 1) if (name, part) in found]
+        rows.append(_kernel(name, left, parts))
+    status = _status(results, rows, bool(missing))
+    started = min((one.started for one in results), default="")
+    made = Made(started, sum(one.seconds for one in results), status)
+    return Merged(tuple(rows), made, tuple(missing))
+
+
+def _placed(results: Sequence[Results], kernels: Sequence[str], parts: int) -> Mapping[tuple[str, int], KernelResult]:
+    found: dict[tuple[str, int], KernelResult] = {}
+    origin: dict[tuple[str, int], str] = {}
+    for one in results:
+        part = _part(one, parts)
+        for kernel in one.kernels:
+            place = (kernel.name, part)
+            if kernel.name not in kernels:
+                name = visible(kernel.name, 80)
+                raise ResultsError(f"{one.name}: kernel {name} is not of this matrix", hint=", ".join(kernels))
+            if place in found:
+                raise ResultsError(f"{one.name}: {kernel.name}, part {part}, is in {origin[place]} too")
+            found[place], origin[place] = kernel, one.name
+    return found
+
+
+def _part(one: Results, parts: int) -> int:
+    if parts == 1 and not one.part:
+        return 1
+    number, _, of = one.part.partition("/")
+    if not (number.isdecimal() and of == str(parts) and 1 <= int(number) <= parts):
+        raise ResultsError(f"{one.name}: part {visible(one.part, 20) or 'none'} of the tests; expected one of {parts}")
+    return int(number)
+
+
+def _kernel(name: str, found: Sequence[KernelResult], parts: int) -> KernelResult:
+    left = list(found)
+    if len(found) < parts:
+        left.append(KernelResult(name, outcome=Outcome.LOST, error="JobLostError", reason=LEFT_NOTHING,
+                                 hint=f"{parts - len(found)} of {parts} jobs; see their logs"))  # fmt: skip
+    worst = min(left, key=lambda one: GRAVITY.index(one.outcome))
+    facts = {key: value for one in left for key, value in one.facts.items()}
+    boots = [one.boot_seconds for one in left if one.boot_seconds is not None]
+    first = left[0]
+    return replace(
+        worst,
+        release=first.release,
+        backend=first.backend,
+        accelerator=first.accelerator,
+        boot_seconds=min(boots) if boots else None,
+        seconds=round(sum(one.seconds for one in left), 3),
+        facts=facts,
+        tests=[test for one in left for test in one.tests],
+        left_out=list(dict.fromkeys(entry for one in left for entry in one.left_out)),
+        guests=sum(one.guests for one in left),
+        restored=sum(one.restored for one in left),
+        private_mib=[mib for one in left for mib in one.private_mib],
+        not_run=sum(one.not_run for one in left),
+    )
+
+
+def _status(results: Sequence[Results], rows: Sequence[KernelResult], missing: bool) -> int:
+    own = [one.exit_status for one in results]
+    with_tests = [status for status in own if status != 5] or own
+    # A row that is unavailable and was tolerated by its job is so here.
+    said = exit_status(rows, pytest_status=0, strict=()) if any(row.tests for row in rows) else 0
+    statuses = [*with_tests, said, *([EXIT_INFRASTRUCTURE] if missing else [])]
+    known = [status if status in _STATUS_GRAVITY else EXIT_INFRASTRUCTURE for status in statuses]
+    return min(known, key=_STATUS_GRAVITY.index)

@@ -1,0 +1,118 @@
+"""(pure) What a pipeline over the matrix consists of, whoever runs it: jobs, their script, what they keep and leave.
+
+Laws: one job a kernel and part of the tests; the scripts are POSIX shell and take what differs from job to job from
+the environment (``KERNEL``, ``PART``), so that no name of a kernel is ever read as shell; all jobs leave their files
+below ``RESULTS``; the same plan gives the same text, byte for byte.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import yaml
+
+RESULTS = "kmt-results"
+CACHE = ".kmt-cache"
+RETRIES = 2
+"""How often a job runs again when infrastructure was lost (status 6); a test that failed is never run again."""
+MINUTES = 120
+"""When a provider ends a job that does not end itself."""
+HEADER = "# Written by `{command}`: change the matrix or pyproject.toml and run that again, not this file.\n"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``kernels`` are names of rows; ``parts``: into how many jobs each kernel's tests are divided."""
+
+    kernels: tuple[str, ...]
+    parts: int
+    image: str
+    setup: tuple[str, ...]
+    runner: str
+    packages: tuple[str, ...]
+    """Debian packages that ``image`` needs."""
+    inputs: tuple[str, ...]
+    """Files of the project whose content decides what is fetched and built: the cache's key."""
+    command: str
+    """What writes this pipeline, for its first line."""
+
+
+def system(plan: Plan) -> list[str]:
+    """As root in the image: the packages."""
+    install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *plan.packages]
+    # The archive not answering is infrastructure, which has a status of its own.
+    return ["export DEBIAN_FRONTEND=noninteractive", f"apt-get update -q && {shlex.join(install)} || exit 6"]
+
+
+def prepare(plan: Plan) -> list[str]:
+    """In the checkout: the environment, the cache, access to hardware virtualisation."""
+    return [
+        'git config --global --add safe.directory "$PWD"',
+        f'export KMT_CACHE="$PWD/{CACHE}"',
+        f"mkdir -p {CACHE} {RESULTS} && echo '*' >{CACHE}/.gitignore && echo '*' >{RESULTS}/.gitignore",
+        *plan.setup,
+    ]
+
+
+def access(warning: str) -> list[str]:
+    """Open /dev/kvm where its permissions alone are in the way; ``warning`` is a command that says there is none."""
+    return [
+        "if [ -e /dev/kvm ] && ! [ -w /dev/kvm ]; then chmod a+rw /dev/kvm || sudo chmod a+rw /dev/kvm || :; fi",
+        f"if [ -w /dev/kvm ]; then echo 'hardware virtualisation: /dev/kvm'; else {warning}; fi",
+    ]
+
+
+NO_KVM = "no hardware virtualisation here: guests are emulated, ten times slower"
+
+
+def tests(plan: Plan) -> str:
+    """The job's command; its exit status is the job's."""
+    where = f'"{RESULTS}/$KERNEL-$PART"'
+    part = [f'"--kernel-part=$PART/{plan.parts}"'] if plan.parts > 1 else []
+    words = [".venv/bin/python -m pytest", '"--kernel=$KERNEL"', *part, f'"--kernel-json={where[1:-1]}/results.json"',
+             f'"--junitxml={where[1:-1]}/junit.xml"', f'"--kernel-logs={where[1:-1]}"']  # fmt: skip
+    return " ".join(words)
+
+
+def forget() -> str:
+    """What is of this machine alone does not go into the cache that other machines get."""
+    return f"rm -rf {CACHE}/v*/runs {CACHE}/v*/snapshots {CACHE}/v*/keepers"
+
+
+def verdict(plan: Plan) -> str:
+    """The last job's command: one table and one exit status over what all others left."""
+    words = [".venv/bin/python", "-m", "kmt", "merge", RESULTS, f"--kernels={','.join(plan.kernels)}"]
+    words += [f"--parts={plan.parts}", f"--junit={RESULTS}/junit.xml", f"--json={RESULTS}/merged.json"]
+    return shlex.join(words)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Scripts of several lines as blocks, lists indented below their key."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        """Never without indentation."""
+        super().increase_indent(flow, indentless=False)
+
+    def ignore_aliases(self, data: object) -> bool:
+        """What is said twice is written twice."""
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def dump(plan: Plan, document: object) -> str:
+    """The pipeline's file."""
+    body: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=1000, allow_unicode=True)
+    return HEADER.format(command=plan.command) + body
+
+
+def script(lines: Sequence[str]) -> str:
+    """Lines as one block of shell."""
+    return "".join(f"{line}\n" for line in lines)
