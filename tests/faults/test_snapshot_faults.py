@@ -206,7 +206,7 @@ def test_the_disk_fills_up_while_it_is_made(own, tmp_path):
 def test_a_warm_up_that_is_not_clean(own, fresh, tmp_path, caplog, monkeypatch):
     shutil.rmtree(own)
 
-    def unclean(vm, deadline, factor):
+    def unclean(vm, deadline, factor, modules):
         raise AgentError("the guest could not do it: NotCleanError: 2 threads run")
 
     monkeypatch.setattr(qemu_snapshots, "warm_and_freeze", unclean)
