@@ -84,7 +84,7 @@ def spoil(place, how):
         pytest.param("a directory", AssetError, ResultCode.ASSET_READ_ERROR, marks=pytest.mark.thorough),
         pytest.param("garbage", FormatError, ResultCode.LOADER_ERROR, marks=pytest.mark.thorough),
         ("truncated", FormatError, ResultCode.LOADER_ERROR),
-        ("empty", FormatError, ResultCode.LOADER_ERROR),
+        pytest.param("empty", FormatError, ResultCode.LOADER_ERROR, marks=pytest.mark.thorough),
     ],
 )
 def test_a_bad_asset_loses_and_the_prebuilt_wins(live, place, no_compiler, tmp_path, how, error, code):
@@ -153,7 +153,7 @@ def test_garbage_for_btf_is_passed_over(live, place, tmp_path, content):
 
 
 @pytest.mark.requires("btf")
-@pytest.mark.parametrize("form", ["raw", "ELF"])
+@pytest.mark.parametrize("form", ["raw", pytest.param("ELF", marks=pytest.mark.thorough)])
 def test_configured_btf_comes_first(live, place, tmp_path, bpf_dir, form):
     """Raw, or as a section: here of an object of ours, which will do where nothing is relocated."""
     custom = tmp_path / "btf"

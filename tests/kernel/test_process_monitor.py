@@ -21,7 +21,7 @@ from harness.processes.source import opener
 from harness.processes.tracepoints import Tracepoints
 from harness.telemetry import Registry
 
-SOURCES = ["connector", "tracepoints", "tracepoints, perf"]
+SOURCES = ["connector", "tracepoints", pytest.param("tracepoints, perf", marks=pytest.mark.thorough)]
 
 
 def open_source(name, live, bpf_dir, small=False):

@@ -126,8 +126,10 @@ def test_each_of_gnutlss_functions_counts_once(running, registry, certificates, 
 
 @pytest.mark.parametrize(
     ("client", "library"),
-    [(["curl", "-sS", "--cacert"], "libssl.so.3"), (["wget", "-q", "-O", "-", "--ca-certificate"], "libgnutls.so.30")],
-    ids=["curl and OpenSSL", "wget and GnuTLS"],
+    [
+        pytest.param(["curl", "-sS", "--cacert"], "libssl.so.3", id="curl and OpenSSL", marks=pytest.mark.thorough),
+        pytest.param(["wget", "-q", "-O", "-", "--ca-certificate"], "libgnutls.so.30", id="wget and GnuTLS"),
+    ],
 )
 def test_a_real_programs_download_is_counted_to_the_byte(running, registry, certificates, client, library):
     """The server, which is Python's, by OpenSSL."""
@@ -147,6 +149,7 @@ def test_a_real_programs_download_is_counted_to_the_byte(running, registry, cert
         assert traffic[server] == tls.Traffic(received=request, sent=len(answer))
 
 
+@pytest.mark.thorough
 def test_the_libraries_of_nss_have_nothing_to_hook(running):
     """Why: docs/decisions/watcher.md."""
     for name in ("libssl3", "libnspr4", "libnss3"):
@@ -197,6 +200,7 @@ def test_a_copy_is_another_file_and_a_second_activation_is_taken_off_too(running
     assert running.hooked() == set()
 
 
+@pytest.mark.thorough
 def test_files_that_cannot_be_hooked(running, tmp_path):
     attempts = {
         "empty": b"",

@@ -198,6 +198,7 @@ def test_losses_are_counted_exactly(load, ringbuf):
         assert ends(drained(tracer), exchange)[0].stats.sent_bytes == 3
 
 
+@pytest.mark.thorough
 def test_connections_beyond_the_limit_are_counted(load):
     with load(max_tracked_connections=1) as tracer:
         tcp.exchange(10, 10)

@@ -474,6 +474,7 @@ expiries = st.one_of(
 """The member of targets that says when they expire: missing, of use, or not."""
 
 
+@pytest.mark.thorough
 @given(st.dictionaries(config_paths(), st.tuples(contents, versions), max_size=4), expiries)
 def test_unverified_ignores_signatures_and_dates_and_nothing_else(
     files: dict[str, tuple[bytes, int]], expiry: dict[str, Any]
@@ -501,6 +502,7 @@ def test_unverified_ignores_signatures_and_dates_and_nothing_else(
 FIELD = timezone(timedelta(hours=1))
 
 
+@pytest.mark.thorough
 @given(
     expires=st.datetimes(NOW.replace(tzinfo=None), datetime(2100, 1, 1), timezones=st.sampled_from([UTC, FIELD])),
     now=st.datetimes(NOW.replace(tzinfo=None), datetime(2100, 1, 1), timezones=st.just(UTC)),
@@ -578,6 +580,7 @@ few_files = st.dictionaries(
 algorithms = st.sampled_from([("sha256",), ("sha256",), ("sha256", "sha512"), ("sha512",)])
 
 
+@pytest.mark.thorough
 @given(st.lists(st.tuples(few_files, algorithms, st.none() | st.binary(max_size=2)), min_size=2, max_size=5))
 def test_any_history_of_files(
     history: list[tuple[dict[str, tuple[bytes, int]], tuple[str, ...], bytes | None]],
