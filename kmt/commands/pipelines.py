@@ -17,8 +17,8 @@ from kmt.explain import files
 from kmt.hints import task
 from kmt.matrix import CATALOGUE
 from kmt.paths import PACKAGE, published
+from kmt.report import in_ci, table
 from kmt.report import json as json_report
-from kmt.report import table
 
 PROVIDERS = {"gitlab": gitlab.pipeline, "github": github.pipeline}
 IMAGE_PACKAGES = ("ca-certificates", "python3", "python3-venv")
@@ -104,7 +104,9 @@ def verdict(
         except ResultsError as error:
             print(f"error: {error}", file=sys.stderr)
             status = status or EXIT_INFRASTRUCTURE
-    lines = table.render(merged.kernels, config.load(root).columns).splitlines()
+    drawn = table.render(merged.kernels, config.load(root).columns)
+    lines = drawn.splitlines()
+    in_ci.tell(lines.append, merged.kernels, drawn)
     lines += [f"{name}, part {part} of {parts}: {merge.LEFT_NOTHING}" for name, part in merged.missing]
     return [*lines, *([cases] if cases else []), f"exit status: {status}"], status
 

@@ -38,9 +38,14 @@ def arguments(pairs: Sequence[Pair], files: Sequence[str], known: Collection[str
             f"{origin}: no kernel {names} in this matrix", hint="the results are of another one; see kernels.toml"
         )
     for _, nodeid in pairs:
-        path, separator, name = nodeid.partition("::")
-        plain = name and visible(nodeid, len(nodeid) + 1) == nodeid
-        if not (separator and plain and _PATH.fullmatch(path)) or ".." in path.split("/"):
+        if not is_plain(nodeid):
             raise ResultsError(f"{origin}: {visible(nodeid, 200)!r} is no test of this project")
     options = [word for kernel in kernels for word in ("--kernel", kernel)]
     return [*options, *(with_kernel(nodeid, kernel) for kernel, nodeid in pairs)]
+
+
+def is_plain(nodeid: str) -> bool:
+    """It can be nothing but the id of a test below the project: a relative path, ``::``, a name, on one line."""
+    path, separator, name = nodeid.partition("::")
+    plain = bool(name) and visible(nodeid, len(nodeid) + 1) == nodeid
+    return bool(separator) and plain and _PATH.fullmatch(path) is not None and ".." not in path.split("/")

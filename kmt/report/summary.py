@@ -6,12 +6,13 @@ Called from ``pytest_terminal_summary``, with or without the live display.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from kmt.report import table
+from kmt.report import in_ci, table
 from kmt.results import KernelResult, Outcome
 
 TAIL_LINES = 25
@@ -34,10 +35,17 @@ def tail(console: Path, lines: int = TAIL_LINES) -> list[str]:
 
 def write(reporter: pytest.TerminalReporter, kernels: Sequence[KernelResult], facts: Sequence[str]) -> None:
     """Write it. ``facts`` are the configured columns."""
+    here = in_ci.log()
     for kernel in kernels:
         if kernel.outcome in _DIED and kernel.console:
-            reporter.write_sep("-", f"console of {kernel.name}: the end of {kernel.console}")
-            for line in tail(Path(kernel.console)):
+            said = tail(Path(kernel.console))
+            if here.provider:
+                said = here.section(
+                    f"console of {kernel.name}: the end of {kernel.console}", said, now=int(time.time())
+                )
+            else:
+                reporter.write_sep("-", f"console of {kernel.name}: the end of {kernel.console}")
+            for line in said:
                 reporter.write_line(line)
     if not kernels:
         return
@@ -45,3 +53,4 @@ def write(reporter: pytest.TerminalReporter, kernels: Sequence[KernelResult], fa
     terminal = reporter.isatty if isinstance(reporter.isatty, bool) else reporter.isatty()
     width = reporter._tw.fullwidth if terminal else 200
     reporter.write_line(table.render(kernels, facts, width=width, colour=reporter.hasmarkup))
+    in_ci.tell(reporter.write_line, kernels, table.render(kernels, facts))

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kmt.results import KernelResult, Outcome
+from kmt.text import visible
 
 NONE = "–"
 _COLOURS = {
@@ -87,7 +88,7 @@ def columns(facts: Sequence[str]) -> list[Column]:
 
 
 def _width(column: Column, kernels: Sequence[KernelResult]) -> int:
-    return max(cell_len(column.head), *(cell_len(column.cell(k)) for k in kernels), 0)
+    return max(cell_len(column.head), *(cell_len(visible(column.cell(k))) for k in kernels), 0)
 
 
 def _fitting(wanted: list[Column], kernels: Sequence[KernelResult], width: int) -> list[Column]:
@@ -110,7 +111,7 @@ def table(kernels: Sequence[KernelResult], facts: Sequence[str] = (), width: int
 
 
 def _styled(column: Column, kernel: KernelResult) -> Text:
-    text = column.cell(kernel)
+    text = visible(column.cell(kernel))
     if column.head == "outcome":
         return Text(text, style=_COLOURS[kernel.outcome])
     if column.head in ("failed", "errors") and text not in ("0", NONE):
@@ -139,6 +140,6 @@ def render(
     )
     console.print(table(kernels, facts, width))
     for line in lines(kernels):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(visible(line), markup=False, soft_wrap=True)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in text.splitlines())
