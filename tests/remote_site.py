@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +82,23 @@ class Site:
 def token() -> str:
     """The right one."""
     return TOKEN
+
+
+@contextmanager
+def by_hand(directory: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
+    """``python -m harness.remote serve``, and what it printed by the first words: URLs, ``root``, ``ca``, ``token``."""
+    command = [sys.executable, "-m", "harness.remote", "serve", str(directory), "--listen", "127.0.0.1:0", *words]
+    with subprocess.Popen(
+        command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            said: dict[str, str] = {}
+            while "token" not in said:
+                line = process.stdout.readline().strip()
+                assert line, "the server ended"
+                key, _, value = line.partition("://" if "://" in line else " ")
+                said[key] = line if "://" in line else value.strip()
+            yield process, said
+        finally:
+            process.kill()

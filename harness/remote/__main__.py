@@ -22,12 +22,15 @@ from harness.errors import HarnessError
 from harness.remote.messages import HTTP_PATH
 from harness.remote.serve import misbehave
 from harness.remote.serve.certificates import kept_in
-from harness.remote.serve.directory import INSIDE, ROLES, Directory
+from harness.remote.serve.directory import CONFIG, INSIDE, ROLES, Directory
 from harness.remote.serve.files import publish
-from harness.remote.serve.host import Host
+from harness.remote.serve.host import Host, Publisher
 from harness.remote.serve.http_server import HttpServer
 from harness.remote.serve.server import GrpcServer
+from harness.remote.serve.stored import StoredDirectory
 from harness.remote.serve.wire_faults import Fault, Relay
+
+REPOSITORIES = {"director": INSIDE, "config": CONFIG}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--listen", default="127.0.0.1:8443", metavar="HOST:PORT", help="gRPC (default: %(default)s)")
     serve.add_argument("--unix", type=Path, metavar="PATH", help="gRPC on a unix socket too")
     serve.add_argument("--http", metavar="HOST:PORT", help=f"the JSON form too (POST {HTTP_PATH})")
+    serve.add_argument("--store", type=Path, metavar="FILE", help="serve through an agent's store in this database")
     serve.add_argument("--mutual", action="store_true", help="clients must have a certificate of the same authority")
     serve.add_argument("--misbehave", choices=misbehave.names(), metavar="WAY", help=", ".join(misbehave.names()))
     serve.add_argument("--fault", type=Fault.of, metavar="KIND@BYTES", help="on the wire: drop, hang, flip or flood")
@@ -46,8 +50,17 @@ def parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=words)
         command.add_argument("directory", type=Path)
         command.add_argument("role", choices=ROLES)
-    commands.add_parser("renew", help="a root and targets with new dates").add_argument("directory", type=Path)
+        _add_repository(command)
+    renew = commands.add_parser("renew", help="a root and targets with new dates")
+    renew.add_argument("directory", type=Path)
+    _add_repository(renew)
     return whole
+
+
+def _add_repository(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--repository", choices=REPOSITORIES, default="director", help="which of a store's two (default: %(default)s)"
+    )
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -55,9 +68,9 @@ def main(words: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     try:
         options = parser().parse_args(words)
-        directory = Directory(options.directory)
         if options.command == "serve":
-            return serve(options, directory)
+            return serve(options)
+        directory = Directory(options.directory, inside=REPOSITORIES[options.repository])
         if options.command == "renew":
             directory.renew()
         else:
@@ -69,14 +82,19 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
-def serve(options: argparse.Namespace, directory: Directory) -> int:
+def serve(options: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C."""
+    directory = Directory(options.directory)
     inside = options.directory / INSIDE
     tls = kept_in(inside / "tls", mutual=options.mutual)
     token = _token(inside / "token")
-    host = Host(directory, random.Random())
-    host.way = options.misbehave
     with contextlib.ExitStack() as stack:
+        publisher: Publisher = directory
+        if options.store:
+            config = Directory(options.directory, inside=CONFIG)
+            publisher = stack.enter_context(StoredDirectory(directory, config, options.store))
+        host = Host(publisher, random.Random())
+        host.way = options.misbehave
         server = stack.enter_context(GrpcServer(host.serve, address=options.listen, tls=tls, token=token))
         port, where = server.port, options.listen.rpartition(":")[0]
         if options.fault:

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import stat
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from remote_site import Site, token
+from remote_site import Site, by_hand, token
 from waiting import wait_for
 
+from harness.remote import messages
 from harness.remote.__main__ import main
 from harness.remote.client import Client
 from harness.remote.endpoint import Endpoint, token_of
 from harness.remote.errors import ExpiredError
+from harness.remote.fetch import UnreachableError
 from harness.remote.serve.directory import INSIDE, ROOT_LAST, TARGETS_LAST, Directory, DirectoryError
 from harness.remote.serve.repository import Published
 from harness.remote.state import State
 from harness.telemetry import Registry
 
-ROOT = Path(__file__).parents[2]
 PATH = "datadog/2/TESTING1/a/config"
 START = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -184,30 +181,16 @@ def test_directories_that_are_none(tmp_path: Path) -> None:
 # As people start it.
 
 
-@pytest.fixture
-def serving(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
-    """``python -m harness.remote serve`` and what it printed, by its first words."""
+def test_serving_by_hand(tmp_path: Path) -> None:
     put(tmp_path, "one")
-    words = ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--unix", str(tmp_path / ".s")]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "harness.remote", "serve", str(tmp_path), *words],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ,
-    )  # fmt: skip
-    assert process.stdout is not None
-    said: dict[str, str] = {}
-    while "token" not in said:
-        line = process.stdout.readline().strip()
-        assert line, "the server ended"
-        key, _, value = line.partition("://" if "://" in line else " ")
-        said[key] = line if "://" in line else value.strip()
-    yield process, said
-    process.kill()
-    process.wait()
-    process.stdout.close()
+    with by_hand(tmp_path, "--http", "127.0.0.1:0", "--unix", str(tmp_path / ".s")) as (process, said):
+        follow(tmp_path, said)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
 
 
-def test_serving_by_hand(serving: tuple[subprocess.Popen[str], dict[str, str]], tmp_path: Path) -> None:
-    process, said = serving
+def follow(tmp_path: Path, said: dict[str, str]) -> None:
+    """A client over each form, while files and keys change."""
     assert stat.S_IMODE(Path(said["unix"].removeprefix("unix://")).stat().st_mode) == 0o600
     for form in ("grpcs", "unix", "https"):
         endpoint = Endpoint(said[form], ca=Path(said["ca"]))
@@ -218,8 +201,22 @@ def test_serving_by_hand(serving: tuple[subprocess.Popen[str], dict[str, str]], 
             put(tmp_path, form)
             assert client.update() == {"TESTING1"}
             assert client.configs("TESTING1")[PATH].raw == form.encode()
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
+
+
+def test_a_server_that_is_stopped_is_noticed(tmp_path: Path) -> None:
+    """Its machine still acknowledges what is sent; nobody reads it, and nobody answers before it goes on."""
+    put(tmp_path, "one")
+    with by_hand(tmp_path) as (process, said):
+        endpoint = Endpoint(said["grpcs"], ca=Path(said["ca"]), seconds=30, keep_alive=0.3)
+        fetcher = endpoint.fetcher(token_of(Path(said["token"])))
+        asked = messages.request(State.verified(Path(said["root"]).read_bytes()), "x" * 21, [], messages.Agent())
+        assert fetcher.fetch(asked).targets
+        process.send_signal(signal.SIGSTOP)
+        with pytest.raises(UnreachableError, match="ping timeout"):
+            fetcher.fetch(asked)
+        process.send_signal(signal.SIGCONT)
+        assert fetcher.fetch(asked).targets
+        fetcher.close()
 
 
 def test_commands_that_go_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

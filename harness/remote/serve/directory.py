@@ -1,7 +1,7 @@
 """A directory of configurations as a repository: a file's path below it is its configuration path.
 
-``DIR/.tuf`` holds what makes it one: ``keys`` (made on first use, readable by their owner alone), ``roots``
-(``N.json``) and ``index.json`` (versions, names of keys, dates). Laws:
+``DIR/.tuf`` (or another folder ``inside``) holds what makes it one: ``keys`` (made on first use, readable by their
+owner alone), ``roots`` (``N.json``) and ``index.json`` (versions, names of keys, dates). Laws:
 
 - whatever changes (a file, a root, a date) gives the targets a higher version; a file's own version grows with its
   content; both survive a restart;
@@ -35,7 +35,10 @@ from harness.remote.serve.files import publish
 from harness.remote.serve.repository import Content, Published, Repository
 
 INSIDE = ".tuf"
+CONFIG = f"{INSIDE}/config"
+"""Where the second repository over the same files is, for an agent's store (``stored``)."""
 ROLES = ("root", "targets")
+ONLINE_KEYS = ("snapshot-1", "timestamp-1")
 TARGETS_LAST, ROOT_LAST = timedelta(days=90), timedelta(days=365)
 _log = logging.getLogger(__name__)
 
@@ -75,9 +78,11 @@ class _Index:
 class Directory:
     """See the module."""
 
-    def __init__(self, path: Path, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self, path: Path, *, inside: str = INSIDE, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
         self.path = path
-        self._inside = path / INSIDE
+        self._inside = path / inside
         self._clock = clock
         self._lock = Lock()
         self._seen: object = None
@@ -160,6 +165,7 @@ class Directory:
         return Repository(
             root_keys=tuple(index.root),
             targets_keys=tuple(index.targets),
+            online_keys=ONLINE_KEYS,
             targets_version=index.targets_version,
             roots=roots,
             keyring=self._key,
@@ -228,8 +234,8 @@ class Directory:
     def _alone(self) -> Iterator[None]:
         """Among all processes that work on this directory; what the system refuses is a ``DirectoryError``."""
         try:
-            for part in ("keys", "roots"):
-                (self._inside / part).mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self.path / INSIDE, self._inside, self._inside / "keys", self._inside / "roots"):
+                folder.mkdir(mode=0o700, exist_ok=True)
             with (self._inside / "lock").open("ab") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 yield

@@ -7,6 +7,7 @@ import random
 from threading import Lock
 from typing import Protocol
 
+from harness.errors import HarnessError
 from harness.remote.serve import answers
 from harness.remote.serve.misbehave import Broken, Scene, misbehave
 from harness.remote.serve.repository import Published
@@ -14,6 +15,11 @@ from harness.remote.wire import config_pb2 as pb
 
 _log = logging.getLogger(__name__)
 _REMEMBERED = 16
+_CLIENTS = 4096
+
+
+class UnavailableError(HarnessError):
+    """What there is to serve cannot be had just now: the server's own trouble, and not the request's."""
 
 
 class Publisher(Protocol):
@@ -30,15 +36,18 @@ class Host:
     def __init__(self, publisher: Publisher, dice: random.Random) -> None:
         self.way: str | None = None
         self.seen: dict[str, pb.Client] = {}
-        """What each client last said, by its id."""
+        """What each client last said, by its id; of the last few thousand of them."""
         self._publisher = publisher
         self._dice = dice
         self._lock = Lock()
         self._past: list[Published] = []
 
     def serve(self, asked: pb.ClientGetConfigsRequest) -> pb.ClientGetConfigsResponse | Broken:
-        """The answer. MetadataError where the request is refused."""
-        published = self._publisher.published()
+        """The answer. MetadataError where the request is refused, UnavailableError where there is nothing to serve."""
+        try:
+            published = self._publisher.published()
+        except HarnessError as error:
+            raise UnavailableError(f"nothing to serve: {error}") from error
         with self._lock:
             if not self._past or self._past[-1] is not published:
                 self._past = [*self._past[1 - _REMEMBERED :], published]
@@ -54,11 +63,14 @@ class Host:
         with self._lock:
             before = self.seen.get(client.id)
             self.seen[client.id] = client
+            if len(self.seen) > _CLIENTS:
+                del self.seen[next(iter(self.seen))]
         if before is None or before.state != client.state:
-            states = [f"{c.product}/{c.id} v{c.version} state {c.apply_state} {c.apply_error}".strip()
+            # Whatever a client says is shown as text: no control character of it reaches a terminal.
+            states = [f"{f'{c.product}/{c.id}'!r} v{c.version} state {c.apply_state} {c.apply_error!r}"
                       for c in client.state.config_states]  # fmt: skip
             _log.info(
-                "client %s: targets %d, root %d, %s%s",
+                "client %r: targets %d, root %d, %s%s",
                 client.id, client.state.targets_version, client.state.root_version, ", ".join(states) or "nothing",
-                f", error: {client.state.error}" if client.state.has_error else "",
+                f", error: {client.state.error!r}" if client.state.has_error else "",
             )  # fmt: skip

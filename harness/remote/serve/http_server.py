@@ -16,8 +16,9 @@ from typing import Any
 
 from harness.errors import HarnessError
 from harness.remote import json_form, messages
-from harness.remote.fetch import MAX_MESSAGE, AnswerError
+from harness.remote.fetch import MAX_MESSAGE
 from harness.remote.serve.certificates import Tls
+from harness.remote.serve.host import UnavailableError
 from harness.remote.serve.misbehave import Broken
 from harness.remote.serve.server import Serving, ServingError
 from harness.remote.wire import config_pb2 as pb
@@ -87,8 +88,14 @@ class _Handler(BaseHTTPRequestHandler):
             return self._say(413, b"a request has a length, of 16 MiB at most")
         try:
             answer = owner.serving(json_form.load(self.rfile.read(int(length)), pb.ClientGetConfigsRequest))
-        except (AnswerError, HarnessError) as error:
+        except UnavailableError as error:
+            _log.warning("%s", error)
+            return self._say(503, b"nothing to serve just now")
+        except HarnessError as error:
             return self._say(400, str(error).encode())
+        except Exception:
+            _log.exception("no answer")
+            return self._say(500, b"the server failed")
         if isinstance(answer, pb.ClientGetConfigsResponse):
             return self._say(200, json_form.dump(answer))
         return self._break(answer)

@@ -55,14 +55,17 @@ def root_object(
     root: Iterable[CryptoSigner],
     targets: Iterable[CryptoSigner],
     *,
+    snapshot: Iterable[CryptoSigner] = (),
+    timestamp: Iterable[CryptoSigner] = (),
     thresholds: tuple[int, int] = (1, 1),
     expires: datetime,
 ) -> dict[str, Any]:
     """The signed part of a root."""
     made = Root(version, SPECIFICATION, expires, {}, {role: Role([], 1) for role in _ROLES})
-    for role, keys, threshold in (("root", root, thresholds[0]), ("targets", targets, thresholds[1])):
+    for role, keys in (("root", root), ("targets", targets), ("snapshot", snapshot), ("timestamp", timestamp)):
         for key in keys:
             made.add_key(key.public_key, role)
+    for role, threshold in zip(("root", "targets"), thresholds, strict=True):
         made.roles[role].threshold = threshold
     return made.to_dict()
 
@@ -81,6 +84,17 @@ def targets_object(
         "expires": instant(expires),
         "targets": files,
     } | custom
+
+
+def pointer_object(kind: str, version: int, name: str, *, expires: datetime) -> dict[str, Any]:
+    """The signed part of a snapshot or a timestamp that names one file, in the same version."""
+    return {
+        "_type": kind,
+        "spec_version": SPECIFICATION,
+        "version": version,
+        "expires": instant(expires),
+        "meta": {name: {"version": version}},
+    }
 
 
 def hashes(raw: bytes, algorithms: Iterable[str]) -> dict[str, str]:
@@ -109,6 +123,9 @@ class Published:
     targets_version: int
     files: Mapping[str, Content]
     entries: Mapping[str, Mapping[str, Any]]
+    snapshot: bytes = b""
+    timestamp: bytes = b""
+    """These two, in the version of the targets, are for who follows all of TUF; empty: for nobody."""
 
     def update(
         self, root_version: int, cached: Mapping[str, Cached], products: Collection[str] | None = None
@@ -139,6 +156,8 @@ class Repository:
     targets_keys: tuple[str, ...] = ("targets-0",)
     thresholds: tuple[int, int] = (1, 1)
     """How many keys of the root and of the targets must sign."""
+    online_keys: tuple[str, ...] = ()
+    """The key of snapshot and that of timestamp, where there are to be such."""
     files: dict[str, Content] = field(default_factory=dict)
     algorithms: tuple[str, ...] = ("sha256",)
     opaque: bytes | None = None
@@ -165,6 +184,8 @@ class Repository:
             len(self.roots) + 1,
             self.keys(self.root_keys),
             self.keys(self.targets_keys),
+            snapshot=self.keys(self.online_keys[:1]),
+            timestamp=self.keys(self.online_keys[1:]),
             thresholds=self.thresholds,
             expires=expires,
         )
@@ -197,4 +218,10 @@ class Repository:
         """What there is to show now, with these targets or the present ones, signed."""
         signed = sign(self.targets(), self.keys(self.targets_keys)) if targets is None else targets
         files = {path: Content(*content) for path, content in self.files.items()}
-        return Published(tuple(self.roots), signed, self.targets_version, files, self.entries())
+        return Published(tuple(self.roots), signed, self.targets_version, files, self.entries(), *self._pointers())
+
+    def _pointers(self) -> Iterable[bytes]:
+        """Snapshot and timestamp, signed; nothing where there are none."""
+        named = (("snapshot", "targets.json"), ("timestamp", "snapshot.json"))
+        for (kind, name), key in zip(named, self.online_keys, strict=False):
+            yield sign(pointer_object(kind, self.targets_version, name, expires=self.expires), self.keys([key]))

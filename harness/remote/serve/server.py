@@ -20,6 +20,7 @@ from harness.errors import HarnessError
 from harness.remote import messages
 from harness.remote.fetch import MAX_MESSAGE
 from harness.remote.serve.certificates import Tls
+from harness.remote.serve.host import UnavailableError
 from harness.remote.serve.misbehave import Broken
 from harness.remote.wire import config_pb2 as pb
 
@@ -35,7 +36,7 @@ _OPTIONS: list[tuple[str, int]] = [
 ]
 
 Serving = Callable[[pb.ClientGetConfigsRequest], "pb.ClientGetConfigsResponse | Broken"]
-"""Answers a request, or says what to do instead. A HarnessError is a request that is refused."""
+"""Answers a request, or says what to do instead. UnavailableError: not now; another HarnessError: it is refused."""
 
 
 class ServingError(HarnessError):
@@ -95,6 +96,9 @@ class GrpcServer:
             answer = self._serving(asked)
         except DecodeError as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"no request: {error}")
+        except UnavailableError as error:
+            _log.warning("%s", error)
+            context.abort(grpc.StatusCode.INTERNAL, "nothing to serve just now")
         except HarnessError as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except Exception:
