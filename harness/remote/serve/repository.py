@@ -156,7 +156,7 @@ class Repository:
     targets_keys: tuple[str, ...] = ("targets-0",)
     thresholds: tuple[int, int] = (1, 1)
     """How many keys of the root and of the targets must sign."""
-    online_keys: tuple[str, ...] = ()
+    online_keys: tuple[str, ...] = field(default=(), kw_only=True)
     """The key of snapshot and that of timestamp, where there are to be such."""
     files: dict[str, Content] = field(default_factory=dict)
     algorithms: tuple[str, ...] = ("sha256",)
