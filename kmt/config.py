@@ -16,7 +16,7 @@ from kmt.errors import ConfigError
 
 WORDS = {"spread": ("module", "test", "none"), "fresh": ("session", "module", "test")}
 """Keys whose values are words of a list."""
-_AT_LEAST = {"jobs": 0, "memory_limit": 0, "timeout": 1, "memory": 1, "file_limit": 0}
+_AT_LEAST = {"jobs": 0, "memory_limit": 0, "timeout": 1, "memory": 1, "file_limit": 0, "retries": 0}
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,10 @@ class Config:
     """Modules of the guest image that a snapshot has loaded already, besides pytest and Hypothesis."""
     snapshot_store: int = 8192
     """MiB that snapshots may take in the cache; the least recently used go first."""
+    retries: int = 0
+    """How often a test that failed, or whose guest was lost, runs again in another guest."""
+    expected: str = ""
+    """A file of failures that are known, relative to root."""
     file_limit: int = 10
     """MiB; a larger file of the project stays behind and is named."""
 

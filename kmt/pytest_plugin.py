@@ -81,6 +81,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="start guests from a memory snapshot of the booted kernel (default: on)",
     )
     group.addoption(
+        "--kernel-retries",
+        type=int,
+        metavar="N",
+        help="run a test that failed, or whose guest was lost, again in another guest, up to N times; each is shown",
+    )
+    group.addoption(
         "--kernel-part", metavar="K/N", help="of the tests' modules, divided evenly over N jobs, only those of the Kth"
     )
     group.addoption(

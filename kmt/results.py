@@ -59,6 +59,10 @@ class TestResult:
     """True when the test itself never spoke: its guest was lost, or never there."""
     verifier: str = ""
     """What the kernel's verifier objected to, one line, where the test failed by it."""
+    retries: tuple[str, ...] = ()
+    """Why its earlier attempts failed, where it was run again (``--kernel-retries``)."""
+    expected: str = ""
+    """Why the project expects it to fail here, and until when; where it does."""
 
 
 @dataclass
@@ -88,6 +92,8 @@ class KernelResult:
     """How many of them came from a memory snapshot instead of booting."""
     private_mib: list[float] = field(default_factory=list)
     """MiB that each machine had for itself when its tests were done (``Private_*`` of its smaps_rollup)."""
+    recovered: list[str] = field(default_factory=list)
+    """Guests that were lost and whose tests all ran again in others."""
     not_run: int = 0
     """Tests that were due when ``-x`` or Ctrl-C stopped the run."""
 
@@ -100,6 +106,10 @@ class KernelResult:
         """Hypothesis tests (passed, run)."""
         run = [t for t in self.tests if t.property and t.outcome != "skipped"]
         return sum(t.outcome == "passed" for t in run), len(run)
+
+    def retried(self) -> list[TestResult]:
+        """The tests that were run again."""
+        return [test for test in self.tests if test.retries]
 
     def settle(self) -> None:
         """Turn ``ok`` and ``stopped`` into ``failed`` where a test failed or could not be set up."""

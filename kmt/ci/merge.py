@@ -88,6 +88,7 @@ def _kernel(name: str, found: Sequence[KernelResult], parts: int) -> KernelResul
         facts=facts,
         tests=[test for one in left for test in one.tests],
         left_out=list(dict.fromkeys(entry for one in left for entry in one.left_out)),
+        recovered=[entry for one in left for entry in one.recovered],
         guests=sum(one.guests for one in left),
         restored=sum(one.restored for one in left),
         private_mib=[mib for one in left for mib in one.private_mib],

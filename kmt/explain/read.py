@@ -145,13 +145,14 @@ def _kernel(where: str, entry: object) -> KernelResult:
         guests=int(take.number("guests", optional=True)),
         restored=int(take.number("restored", optional=True)),
         private_mib=[value for value in take.items("private_mib", optional=True) if isinstance(value, int | float)],
+        recovered=take.texts("recovered"),
         not_run=int(take.number("not_run", optional=True)),
     )
 
 
 _KINDS: dict[str, tuple[type, ...]] = {
     "id": (str,), "outcome": (str,), "seconds": (int, float), "reason": (str,), "property": (bool,), "lost": (bool,),
-    "verifier": (str,),
+    "verifier": (str,), "retries": (list, tuple), "expected": (str,),
 }  # fmt: skip
 _DEFAULTS = {field.name: field.default for field in fields(TestResult) if field.default is not MISSING}
 
@@ -165,10 +166,14 @@ def _test(where: str, number: int, entry: object) -> TestResult:
         if type(value) not in kinds:
             _Taker(f"{where}.tests[{number}]", entry).wrong(key, f"a {kinds[-1].__name__}")
         values.append(value)
-    nodeid, outcome, seconds, reason, is_property, lost, verifier = values
+    nodeid, outcome, seconds, reason, is_property, lost, verifier, retries, expected = values
     if not 0 < len(nodeid) <= LONGEST or outcome not in TEST_OUTCOMES or not _finite(seconds):
         take = _Taker(f"{where}.tests[{number}]", entry)
         take.text("id", whole=True)
         take.number("seconds")
         take.wrong("outcome", f"one of {', '.join(sorted(TEST_OUTCOMES))}")
-    return TestResult(nodeid, outcome, seconds, reason[:LONGEST], is_property, lost, verifier[:LONGEST])
+    if retries and not all(type(why) is str for why in retries):
+        _Taker(f"{where}.tests[{number}]", entry).wrong("retries", "a list of strings")
+    again = tuple(why[:LONGEST] for why in retries)
+    words = (reason[:LONGEST], is_property, lost, verifier[:LONGEST], again, expected[:LONGEST])
+    return TestResult(nodeid, outcome, seconds, *words)

@@ -2,7 +2,7 @@
 
 Laws: each group says its cause, the oldest and the newest kernel that fail, the one line that matters and the command
 that runs it again; what results hold arrives as text (``kmt/text.py``); a group takes at most ``TESTS_SHOWN`` lines
-for its tests, and says how many more there are.
+for its tests, and says how many more there are; no line begins with what is not ours (a CI may read it as a command).
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def lines(groups: Sequence[Group], *, kernels: int, command: Sequence[str]) -> I
         return
     for number, group in enumerate(groups, 1):
         yield f"{number}. {headline(group)}"
-        yield f"   {visible(group.line)}"
+        yield f"   why: {visible(group.line)}"
         if group.hint:
             yield f"   hint: {visible(group.hint)}"
         shown = group.tests[:TESTS_SHOWN]
-        yield from (f"     {visible(test)}" for test in shown)
+        yield from (f"     - {visible(test)}" for test in shown)
         if len(group.tests) > len(shown):
-            yield f"     and {len(group.tests) - len(shown)} more"
+            yield f"     - and {len(group.tests) - len(shown)} more"
         if group.pairs:
             yield f"   again: {shlex.join([*command, '--group', str(number)])}"
         yield ""

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -30,9 +30,10 @@ from kmt.plugin.options import coverage, take_coverage, travelling_options
 from kmt.plugin.parts import Part
 from kmt.plugin.replay import HostSession
 from kmt.results import KernelResult, Made, Outcome, exit_status
-from kmt.run import durations
+from kmt.run import durations, expected
 from kmt.run.budget import Budget, budget
 from kmt.run.events import Event, Lost, Progress
+from kmt.run.expected import Expected
 from kmt.run.guest import Plan, environment
 from kmt.run.pool import Running
 from kmt.run.shared import Job
@@ -50,7 +51,7 @@ NOWHERE = ("",)
 def settings(pytest_config: pytest.Config) -> config.Config:
     """``[tool.kmt]`` with the command line's words on top."""
     said = config.load(pytest_config.rootpath)
-    keys = ("backend", "jobs", "memory_limit", "spread", "fresh", "timeout")
+    keys = ("backend", "jobs", "memory_limit", "spread", "fresh", "timeout", "retries")
     words = {key: pytest_config.getoption(f"--kernel-{key.replace('_', '-')}") for key in keys}
     changes: dict[str, Any] = {key: word for key, word in words.items() if word is not None}
     for key, word in changes.items():
@@ -86,6 +87,8 @@ class MatrixPlugin:
         self._strict = frozenset(r.name for r in self._rows if strict or r.name in named)
         part = pytest_config.getoption("--kernel-part")
         self._part = Part.parse(part) if part else None
+        file = self._config.root / self._config.expected if self._config.expected else None
+        self._expected = expected.load(file, date.today()) if file else Expected()
         self._known: dict[str, set[str]] = {}
         self._events: queue.Queue[Event] = queue.Queue()
         self._backends: dict[str, Backend] = {}
@@ -190,6 +193,7 @@ class MatrixPlugin:
             plan=self._plan([item.kmt_id.split("::", 1)[0] for item in items]),
             run=self._registered(),
             is_property=properties.__contains__,
+            expected=self._expected,
             on_result=playing.know,
             events=self._events,
         )
@@ -224,7 +228,7 @@ class MatrixPlugin:
         ran = [r for r in playing.results.values() if r.outcome is not Outcome.UNAVAILABLE]
         if not self._config.strict_skips or not default <= set(playing.results):
             return
-        skipped = [{t.id for t in result.tests if t.outcome == "skipped"} for result in ran]
+        skipped = [{t.id for t in result.tests if t.outcome == "skipped" and not t.expected} for result in ran]
         for nodeid in sorted(set.intersection(*skipped)) if skipped else []:
             playing.tell(Lost("matrix", nodeid, "skipped everywhere: no kernel of the default matrix can run it"))
 

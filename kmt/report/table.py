@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kmt.results import KernelResult, Outcome
+from kmt.results import KernelResult, Outcome, TestResult
 from kmt.text import visible
 
 NONE = "–"
@@ -101,7 +101,11 @@ def _fitting(wanted: list[Column], kernels: Sequence[KernelResult], width: int) 
 
 def table(kernels: Sequence[KernelResult], facts: Sequence[str] = (), width: int = 200) -> Table:
     """The table as rich draws it."""
-    shown = _fitting(columns(facts), kernels, width)
+    wanted = columns(facts)
+    if any(kernel.retried() for kernel in kernels):
+        place = next(n for n, column in enumerate(wanted) if column.head == "errors")
+        wanted.insert(place + 1, Column("retried", lambda k: str(len(k.retried())) if k.tests else NONE, right=True))
+    shown = _fitting(wanted, kernels, width)
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in shown:
         drawn.add_column(column.head, justify="right" if column.right else "left", no_wrap=True)
@@ -126,8 +130,22 @@ def lines(kernels: Sequence[KernelResult]) -> list[str]:
         if kernel.reason:
             hint = f" ({kernel.hint})" if kernel.hint else ""
             said.append(f"{kernel.name}: {kernel.outcome.value}: {kernel.reason}{hint}")
+        said += [f"{kernel.name}: made good by another guest: {entry}" for entry in kernel.recovered]
+        for test in kernel.tests:
+            said += _of_test(kernel.name, test)
     left_out = sorted({entry for kernel in kernels for entry in kernel.left_out})
     said += [f"left out of the guests: {entry}" for entry in left_out]
+    return said
+
+
+def _of_test(kernel: str, test: TestResult) -> list[str]:
+    """What must not pass in silence: that it ran again, that its failure was expected no longer, or in vain."""
+    said = []
+    if test.retries:
+        times = f"run again {len(test.retries)} time{'s' * (len(test.retries) > 1)}"
+        said.append(f"{kernel}: {times}, then {test.outcome}: {test.id}: {'; '.join(test.retries)}")
+    if test.expected and test.outcome != "skipped":
+        said.append(f"{kernel}: {test.outcome}, though expected to fail: {test.id}: {test.expected}")
     return said
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kmt.backends.base import Vm
@@ -20,6 +20,7 @@ from kmt.run import artifacts
 from kmt.run.events import Event, Finished, Lost, Progress, Report
 from kmt.run.ledger import Ledger
 from kmt.run.link import CancelledError
+from kmt.run.retries import Retries
 from kmt.run.shared import Job, Shared
 
 
@@ -42,6 +43,8 @@ class Misfortune:
     hint: str
     console: str
     error: str = ""
+    ids: frozenset[str] = frozenset()
+    """Its tests that had not spoken by then."""
 
 
 class Account:
@@ -53,6 +56,7 @@ class Account:
         self.directory = shared.run.kernel_dir(self.name)
         self.result = KernelResult(self.name, backend=job.backend.name, simulated=job.backend.simulated)
         self._ledger = Ledger(self.result)
+        self._retries = Retries(shared.config.retries)
         self._done: set[str] = set()
         self._misfortunes: list[Misfortune] = []
         self._phase = -1
@@ -61,17 +65,43 @@ class Account:
     def emit(self, event: Event) -> None:
         """Enter an event and pass it on."""
         with self._mutex:
-            if isinstance(event, Lost):
+            counts: list[Report | Lost] = []
+            if isinstance(event, Report):
+                data = self._shared.expected.apply(event.data, self._release())
+                counts = self._retries.report(replace(event, data=data))
+            elif isinstance(event, Lost):
                 if event.id in self._done:  # several guests collect the same file
                     return
-                self._done.add(event.id)
-                self._ledger.lost(event.id, event.reason, event.outcome)
-            elif isinstance(event, Report):
-                nodeid = str(event.data.get("nodeid"))
-                self._ledger.report(event.data, is_property=self._shared.is_property(nodeid))
-                if event.data.get("when") == "teardown":
-                    self._done.add(nodeid)
+                counts = self._retries.lost(event) if event.again else [event]
+            else:
+                self._shared.emit(event)
+            for one in counts:
+                self._enter(one)
+
+    def _enter(self, event: Report | Lost) -> None:
+        if isinstance(event, Lost):
+            self._done.add(event.id)
+            self._ledger.lost(event.id, event.reason, event.outcome, retries=self._retries.before(event.id))
+        else:
+            nodeid = str(event.data.get("nodeid"))
+            entry = self._shared.expected.of(nodeid, self._release())
+            self._ledger.report(
+                event.data,
+                is_property=self._shared.is_property(nodeid),
+                retries=self._retries.before(nodeid),
+                expected=self._shared.expected.said(entry) if entry else "",
+            )
+            if event.data.get("when") == "teardown":
+                self._done.add(nodeid)
         self._shared.emit(event)
+
+    def again(self) -> tuple[str, ...]:
+        """The tests that failed and are to run once more, in guests of their own."""
+        with self._mutex:
+            return self._retries.due()
+
+    def _release(self) -> str:
+        return self.result.release or self._job.row.series
 
     def phase(self, phase: str, detail: str = "") -> None:
         """The kernel got that far; what an earlier guest of it has passed is not said again."""
@@ -126,13 +156,13 @@ class Account:
         """A guest (or, with ``number`` 0, the kernel itself) will not get done; ``ids`` were its tests."""
         with self._mutex:
             met = Misfortune(number, Outcome(error.outcome), error.message, error.hint, console, type(error).__name__)
-            self._misfortunes.append(met)
-            left = [nodeid for nodeid in ids if nodeid not in self._done]
+            left = [nodeid for nodeid in ids if nodeid not in self._done and not self._retries.holds(nodeid)]
+            self._misfortunes.append(replace(met, ids=frozenset(left)))
         if met.outcome is Outcome.STOPPED:
             return
         tolerated = met.outcome is Outcome.UNAVAILABLE and not self._job.strict
         for nodeid in left:
-            self.emit(Lost(self.name, nodeid, met.reason, "skipped" if tolerated else "error"))
+            self.emit(Lost(self.name, nodeid, met.reason, "skipped" if tolerated else "error", again=number > 0))
 
     def refuse(self, ids: Iterable[str], why: str) -> None:
         """Tests that cannot be run here at all; an error of theirs, none of the kernel's."""
@@ -144,6 +174,9 @@ class Account:
         with self._mutex:
             result = self.result
             result.seconds = round(seconds, 3)
+            for held in self._retries.given_up():
+                self._enter(held)
+            self._forgive()
             left = [nodeid for nodeid in self._job.ids if nodeid not in self._done]
             if self._stopped():
                 result.not_run = len(left)
@@ -160,6 +193,15 @@ class Account:
 
     def _stopped(self) -> bool:
         return any(met.outcome is Outcome.STOPPED for met in self._misfortunes)
+
+    def _forgive(self) -> None:
+        """A guest that was lost or fell silent is a remark, if all its tests ran again and spoke; a panic never is."""
+        lost = {test.id for test in self.result.tests if test.lost}
+        for met in list(self._misfortunes):
+            made_good = met.number and met.ids and not met.ids & lost and met.ids <= self._done
+            if made_good and met.outcome in (Outcome.HANG, Outcome.LOST):
+                self._misfortunes.remove(met)
+                self.result.recovered.append(f"guest {met.number}: {met.outcome.value}: {met.reason}")
 
     def _judge(self) -> None:
         if not self._misfortunes:

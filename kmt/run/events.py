@@ -42,6 +42,8 @@ class Lost:
     reason: str
     outcome: str = "error"
     """``skipped`` where the row is unavailable and nobody insisted on it."""
+    again: bool = False
+    """Another guest could run it."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from kmt.backends.base import Machine
 from kmt.errors import KmtError
@@ -32,6 +33,7 @@ class KernelRun:
     def __init__(self, number: int, job: Job, shared: Shared, scheduler: Scheduler) -> None:
         self._number, self._job = number, job
         self._shared, self._scheduler = shared, scheduler
+        self._guests: Guests | None = None
         self._open = 0
         self._begin = time.monotonic()
         self._mutex = threading.Lock()
@@ -49,12 +51,26 @@ class KernelRun:
                 with self._mutex:
                     self._open -= 1
                     last = self._open == 0
-                if last:
+                if last and not self._again():
                     self.account.close(time.monotonic() - self._begin)
 
         with self._mutex:
             self._open += 1
         self._scheduler.submit((self._number, place), Task(counted, task.cpus, task.memory_mib))
+
+    def _again(self) -> bool:
+        """Submit what failed once more, each machine's tests in a guest of their own; whether there is any."""
+        due = frozenset(() if self._shared.cancel.is_set() else self.account.again())
+        if self._guests is None or not due:
+            return False
+        for unit in self._job.units:
+            ids = tuple(nodeid for nodeid in unit.ids if nodeid in due)
+            backend = self._job.backend.pristine if unit.fresh else None
+            guests = self._guests.of(backend) if backend is not None else self._guests
+            if ids:
+                again = replace(unit, ids=ids)
+                self._submit(again, UnitRun(again, guests))
+        return True
 
     def _prepare(self) -> None:
         self._begin = time.monotonic()
@@ -65,7 +81,8 @@ class KernelRun:
         except Exception as error:  # a bug of ours must not take the other kernels with it
             self.account.misfortune(InternalError.of(error), self._job.ids)
         else:
-            self._plan(Guests(kernel, self._job, self._shared, self.account, self._job.backend))
+            self._guests = Guests(kernel, self._job, self._shared, self.account, self._job.backend)
+            self._plan(self._guests)
 
     def _plan(self, guests: Guests) -> None:
         """Submit the units, shared guests first: there is more in them."""

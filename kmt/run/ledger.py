@@ -19,7 +19,9 @@ class Ledger:
         self._result = result
         self._open: dict[str, TestResult] = {}
 
-    def report(self, data: Mapping[str, Any], *, is_property: bool) -> None:
+    def report(
+        self, data: Mapping[str, Any], *, is_property: bool, retries: tuple[str, ...] = (), expected: str = ""
+    ) -> None:
         """Fold in one phase: set-up and tear-down failures are errors; the test is entered at its tear-down."""
         nodeid, when = str(data.get("nodeid")), data.get("when")
         outcome = str(data.get("outcome"))
@@ -35,6 +37,8 @@ class Ledger:
             reason=reason(data) if worse else before.reason,
             property=is_property,
             verifier=verifier(data) if worse and outcome in ("failed", "error") else before.verifier,
+            retries=retries,
+            expected=expected,
         )
         for name, value in _properties(data):
             if name.startswith(FACT_PREFIX):
@@ -42,11 +46,11 @@ class Ledger:
         if when == "teardown":
             self._result.tests.append(self._open.pop(nodeid))
 
-    def lost(self, nodeid: str, why: str, outcome: str = "error") -> None:
+    def lost(self, nodeid: str, why: str, outcome: str = "error", *, retries: tuple[str, ...] = ()) -> None:
         """Enter a test that never spoke, or not to its end."""
         self._open.pop(nodeid, None)
         line = why.strip().splitlines()[0] if why.strip() else ""
-        self._result.tests.append(TestResult(nodeid, outcome, 0.0, line, lost=True))
+        self._result.tests.append(TestResult(nodeid, outcome, 0.0, line, lost=True, retries=retries))
 
 
 def _properties(data: Mapping[str, Any]) -> list[tuple[str, Any]]:

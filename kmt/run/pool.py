@@ -15,6 +15,7 @@ from kmt.results import KernelResult
 from kmt.run.budget import Budget, Scheduler
 from kmt.run.events import Event, Finished
 from kmt.run.examples import Examples
+from kmt.run.expected import Expected
 from kmt.run.guest import Plan
 from kmt.run.kernel import KernelRun
 from kmt.run.shared import Job, Shared
@@ -37,11 +38,12 @@ class Running:
         plan: Plan,
         run: Run,
         is_property: Callable[[str], bool],
+        expected: Expected,
         on_result: Callable[[KernelResult], None],
         events: queue.Queue[Event],
     ) -> None:
         self._events = events
-        self._shared = Shared(config, plan, run, Examples(plan.root, len(jobs)), events.put, is_property)
+        self._shared = Shared(config, plan, run, Examples(plan.root, len(jobs)), events.put, is_property, expected)
         scheduler = Scheduler(budget)
         for number, job in enumerate(jobs):
             kernel = KernelRun(number, job, self._shared, scheduler)

@@ -17,6 +17,7 @@ from kmt.matrix import Row
 from kmt.run.bytecode import Bytecode
 from kmt.run.events import Event
 from kmt.run.examples import Examples
+from kmt.run.expected import Expected
 from kmt.run.guest import Plan
 from kmt.run.spread import Unit
 from kmt.run.tree import Tree, survey
@@ -52,9 +53,11 @@ class Shared:
         examples: Examples,
         emit: Callable[[Event], None],
         is_property: Callable[[str], bool],
+        expected: Expected,
     ) -> None:
         self.config, self.plan, self.run = config, plan, run
         self.examples, self.emit, self.is_property = examples, emit, is_property
+        self.expected = expected
         self.cancel = threading.Event()
         self._once = threading.Lock()
         self._objects: list[BuiltTree | KmtError] = []

@@ -44,7 +44,7 @@ def test_the_latest_run_is_explained_by_cause(failed):
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.split("\n\n")[:2]
     assert first.startswith(
-        "1. verifier: the verifier refused a program: 1 test on host\n   R1 type=scalar expected=fp\n"
+        "1. verifier: the verifier refused a program: 1 test on host\n   why: R1 type=scalar expected=fp\n"
     )
     assert "AssertionError: only in English" in second
     assert "test_theirs.py::test_fails[a [b]]" in second
