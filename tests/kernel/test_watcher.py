@@ -98,6 +98,30 @@ VECTORS = {
 }
 
 
+def wrong_about(path, *, names=(b"libssl", b"crypto", b"gnutls"), first=6, longest=PATH_MAX, find=bytes.find):
+    """The filter, wrong in what is given."""
+    at = find(path, b".so", first)
+    return 1 <= len(path) <= longest and at >= first and path[max(at - 6, 0) : at] in names
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"names": (b"libssl", b"crypto")},
+        {"names": (b"libssl", b"gnutls")},
+        {"names": (b"libssl", b"crypto", b"gnutls", b"ibssl3")},
+        {"first": 0},
+        {"find": bytes.rfind},
+        {"longest": PATH_MAX - 1},
+        {"longest": PATH_MAX + 1},
+    ],
+    ids=str,
+)
+def test_the_table_tells_a_wrong_filter_from_the_right_one(wrong):
+    assert {path: wrong_about(path.encode()) for path in VECTORS} == VECTORS
+    assert {path: wrong_about(path.encode(), **wrong) for path in VECTORS} != VECTORS
+
+
 @pytest.mark.parametrize("path", VECTORS, ids=lambda p: p if len(p) < 40 else f"{len(p)} bytes")
 def test_the_filter(running, room, path):
     assert expected(path.encode()) is VECTORS[path], "the model of this test agrees with the table"

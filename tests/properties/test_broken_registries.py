@@ -1,4 +1,4 @@
-"""Every invariant of the registry and the watcher, broken on purpose: the state machines must find each of them.
+"""Every invariant of the registry and of what a watcher tracks, broken on purpose: the state machines must find each.
 
 A machine that finds none of these would prove nothing. Each class says what it breaks.
 """
@@ -152,6 +152,23 @@ class ForgetsWhoJoined(Core):
         super().failed(epoch, block=block)
 
 
+class DeactivatesTwice(Core):
+    """A file whose last process has ended is deactivated, and again."""
+
+    def unregister(self, pid):
+        leaving = super().unregister(pid)
+        self.in_flight += len(leaving)
+        return leaving + leaving
+
+
+class CountsActivationsTwice(Core):
+    """More files registered than there are."""
+
+    def activated(self, epoch):
+        self._registered.add()
+        return super().activated(epoch)
+
+
 class IgnoresTheBlocklist(Core):
     """A file that failed is tried again and again."""
 
@@ -235,6 +252,16 @@ class ClearsAndGoesOn(Core):
         return leaving
 
 
+class ClearsTwice(Core):
+    """The second clear deactivates what the first one has."""
+
+    def clear(self):
+        if not self.stopped:
+            self.cleared = super().clear()
+        self.in_flight += len(self.cleared) * self.stopped
+        return self.cleared
+
+
 class ClearsTheGaugesNot(Core):
     """The gauge of processes survives."""
 
@@ -261,6 +288,13 @@ def swallows(self, *given, **more):
     return registry_core.Registration.REGISTERED
 
 
+def looks_at_the_file_last(self, path, *given, **more):
+    """A registry that has been cleared says so before it says that there is no such file."""
+    if self.stopped:
+        raise AlreadyStoppedError("the file registry has been cleared")
+    return FileRegistry.register(self, path, *given, **more)
+
+
 def deactivates_not_after_failure(self, first):
     """A failed activation is not cleaned up."""
     before, first.deactivate = first.deactivate, lambda file: None
@@ -277,6 +311,8 @@ CORES = [
     LeavesWithTheFirst,
     NeverLeaves,
     ActivatesTwice,
+    DeactivatesTwice,
+    CountsActivationsTwice,
     IgnoresTheBlocklist,
     BlocksNothing,
     BlocksWhatHasGone,
@@ -286,6 +322,7 @@ CORES = [
     CountsNoFailedHook,
     ClearsOnlyWhatOneHolds,
     ClearsAndGoesOn,
+    ClearsTwice,
     ClearsTheGaugesNot,
     RefusesNothingOnceStopped,
 ]
@@ -390,20 +427,23 @@ TRACKINGS = [
 ]
 
 
+SEARCH = settings(
+    max_examples=3000,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=[Phase.generate],
+    report_multiple_bugs=False,
+    print_blob=False,
+    suppress_health_check=list(HealthCheck),
+)
+"""For what is to fail: not shrunk and not kept, for that it fails is all that is asked."""
+
+
 def found(machine: type[RuleBasedStateMachine], broken: object, steps: int = 30) -> bool:
-    """Does the machine fail with this in it? (Not shrunk: that it fails is all that is asked.)"""
+    """Does the machine fail with this in it?"""
     tested = type("Broken", (machine,), {"make": staticmethod(broken)})
-    chosen = settings(
-        max_examples=300,
-        stateful_step_count=steps,
-        derandomize=True,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate],
-        report_multiple_bugs=False,
-        print_blob=False,
-        suppress_health_check=list(HealthCheck),
-    )
+    chosen = settings(SEARCH, stateful_step_count=steps)
     try:
         run_state_machine_as_test(tested, settings=chosen)
     except (Exception, pytest.fail.Exception):
@@ -421,7 +461,11 @@ def test_a_core_broken_between_two_callbacks_is_found(broken):
     assert found(CoreMachine, broken, steps=40)
 
 
-@pytest.mark.parametrize("change", [{"register": swallows}, {"_drive": deactivates_not_after_failure}], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [{"register": swallows}, {"register": looks_at_the_file_last}, {"_drive": deactivates_not_after_failure}],
+    ids=lambda change: next(iter(change.values())).__name__,
+)
 def test_a_broken_shell_is_found(change):
     assert found(RegistryMachine, registry_of(Core, **change))
 

@@ -35,10 +35,13 @@ def monitor_of(script: Script, world: ProcWorld, **more: int) -> ProcessMonitor:
     return ProcessMonitor(script.open, proc_root=str(world.root), metrics=Registry(), **more)
 
 
+doings = st.lists(st.sampled_from(["acquire", "start", "stop"]), max_size=30)
+
+
 @settings(max_examples=30)
-@given(st.lists(st.sampled_from(["acquire", "start", "stop"]), max_size=30))
+@given(doings)
 def test_users_are_counted_and_the_last_stop_ends_it(words: list[str]) -> None:
-    script = Script()
+    script, threads = Script(), set(threading.enumerate())
     with ProcWorld() as world:
         monitor = monitor_of(script, world)
         users, running, openings = 0, False, 0
@@ -61,7 +64,7 @@ def test_users_are_counted_and_the_last_stop_ends_it(words: list[str]) -> None:
         for _ in range(users + 1):
             monitor.stop()
         assert (monitor.users, monitor.source, script.closed) == (0, "", script.opened)
-    assert not [t for t in threading.enumerate() if t.name.startswith("process-")]
+    assert not [t for t in set(threading.enumerate()) - threads if t.name.startswith("process-")]
 
 
 def test_subscribers_are_told_until_they_unsubscribe(script: Script, world: ProcWorld) -> None:

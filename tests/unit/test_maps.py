@@ -51,11 +51,11 @@ def test_this_process() -> None:
     assert str(here) in found
 
 
-@given(
-    st.one_of(
-        st.binary(), st.lists(st.sampled_from([*TEXT.split(b"\n"), b"a b c d 1 e", b"a b c d 0 e"])).map(b"\n".join)
-    )
-)
+some_lines = st.lists(st.sampled_from([*TEXT.split(b"\n"), b"a b c d 1 e", b"a b c d 0 e"])).map(b"\n".join)
+texts = st.one_of(st.binary(), some_lines)
+
+
+@given(texts)
 def test_exactly_six_fields_and_an_inode(maps: bytes) -> None:
     found = mapped_files(maps)
     assert len(found) == len(set(found))

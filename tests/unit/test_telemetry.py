@@ -35,7 +35,11 @@ def test_another_kind_is_an_error() -> None:
     registry.gauge("n", "a:2")
 
 
-@given(st.lists(st.integers(-5, 5)))
+amounts = st.lists(st.integers(-5, 5))
+steps = st.lists(st.one_of(st.integers(1, 9), st.sampled_from(["one", "two"])))
+
+
+@given(amounts)
 def test_counters_only_go_up_and_gauges_anywhere(amounts: list[int]) -> None:
     registry = Registry()
     counter, gauge = registry.counter("c"), registry.gauge("g")
@@ -62,7 +66,7 @@ def test_a_group_names_and_tags_its_children() -> None:
     assert registry.metrics(PROMETHEUS, "_statsd") == []
 
 
-@given(st.lists(st.one_of(st.integers(1, 9), st.sampled_from(["one", "two"]))))
+@given(steps)
 def test_what_a_client_got_adds_up_to_the_value(steps: list[int | str]) -> None:
     registry = Registry()
     deltas = Deltas(registry, clock=lambda: 0.0)
