@@ -18,7 +18,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, SettingsError
 from harness.remote.messages import HTTP_PATH
 from harness.remote.serve import misbehave
 from harness.remote.serve.certificates import kept_in
@@ -102,7 +102,6 @@ def serve(options: argparse.Namespace) -> int:
         urls = [f"grpcs://{where}:{port}"]
         if options.unix:
             stack.enter_context(GrpcServer(host.serve, address=f"unix:{options.unix.absolute()}", token=token))
-            options.unix.chmod(0o600)
             urls.append(f"unix://{options.unix.absolute()}")
         if options.http:
             http = stack.enter_context(HttpServer(host.serve, address=options.http, tls=tls, token=token))
@@ -123,7 +122,9 @@ def _until_told() -> None:
 def _token(file: Path) -> str:
     if not file.exists():
         publish(file, secrets.token_hex(32).encode())
-    return file.read_text().strip()
+    if not (token := file.read_text().strip()):
+        raise SettingsError(f"{file} holds no token", hint="remove it, and one is made")
+    return token
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from threading import Event, Lock, Thread, current_thread
 from harness.errors import ClosedError, HarnessError, SettingsError
 from harness.remote import messages
 from harness.remote.backoff import Schedule, Uniform
-from harness.remote.failures import FailureLog
+from harness.remote.failures import FailureLog, plain
 from harness.remote.fetch import Fetcher, UnimplementedError
 from harness.remote.messages import Agent, Updater
 from harness.remote.state import ApplyState, ApplyStatus, Change, Config, State
@@ -155,8 +155,8 @@ class Client:
         try:
             changed = self.update()
         except UnimplementedError as error:
-            self._failed(error)
-            _log.warning("remote configuration is off: %s", error)
+            self._count(error)
+            _log.warning("remote configuration is off: %s", plain(error))
             return None
         except ClosedError:
             return None
@@ -227,7 +227,9 @@ class Client:
                 listener(configs, self._reporter(configs))
             except Exception as error:
                 self._counters.counter("listener_errors", f"product:{product}", help="Listeners that raised.").add()
-                _log.warning("%s: a listener failed: %s", product, error, exc_info=not isinstance(error, HarnessError))
+                _log.warning(
+                    "%s: a listener failed: %s", product, plain(error), exc_info=not isinstance(error, HarnessError)
+                )
                 broken.setdefault(product, str(error) or type(error).__name__)
         for product, reason in broken.items():
             configs = change.state.of(product)
@@ -244,8 +246,11 @@ class Client:
 
         return report
 
-    def _failed(self, error: Exception) -> None:
+    def _count(self, error: Exception) -> None:
         self._counters.counter("failed", f"kind:{type(error).__name__}", help="Rounds that failed.").add()
+
+    def _failed(self, error: Exception) -> None:
+        self._count(error)
         self._failures.say(error, first=not self._schedule.succeeded)
         self._schedule = self._schedule.failure(str(error) or type(error).__name__)
 

@@ -75,18 +75,27 @@ def _newest_root(metadata: Path, url: str, fetcher: FetcherInterface) -> tuf.Tru
     except FileNotFoundError:
         raise StoreError(f"{metadata} holds no trusted root", hint="init comes first") from None
     for _ in range(tuf.MAX_ROOTS):
-        try:
-            raw = fetcher.download_bytes(f"{url.rstrip('/')}/{trusted.version + 1}.{ROOT}", tuf.MAX_ROOT)
-        except DownloadHTTPError as error:
-            if error.status_code in (403, 404):
-                return trusted
-            raise
+        raw = _root(trusted.version + 1, url, fetcher)
+        if raw is None:
+            return trusted
         following = tuf.extend(trusted, [raw]).trusted
         if following.version == trusted.version:
             raise RootChainError(f"{trusted.version + 1}.{ROOT} holds an older root")
         trusted = following
         _keep(metadata, raw)
-    raise TooLargeError(f"the repository has more than {tuf.MAX_ROOTS} new roots")
+    if _root(trusted.version + 1, url, fetcher) is not None:
+        raise TooLargeError(f"the repository has more than {tuf.MAX_ROOTS} new roots")
+    return trusted
+
+
+def _root(version: int, url: str, fetcher: FetcherInterface) -> bytes | None:
+    """The root of that version; None if the repository has none."""
+    try:
+        return fetcher.download_bytes(f"{url.rstrip('/')}/{version}.{ROOT}", tuf.MAX_ROOT)
+    except DownloadHTTPError as error:
+        if error.status_code in (403, 404):
+            return None
+        raise
 
 
 def _keep(metadata: Path, root: bytes) -> None:

@@ -83,7 +83,7 @@ def _split(url: str) -> tuple[str, str, int]:
         raise SettingsError(f"endpoint {url!r}: {error}") from None
     if parts.scheme not in SCHEMES:
         raise SettingsError(f"endpoint {url!r}: the scheme is one of {', '.join(SCHEMES)}")
-    more = parts.query or parts.fragment or parts.username
+    more = parts.query or parts.fragment or "@" in parts.netloc
     if parts.scheme == "unix":
         if parts.netloc or more or not parts.path[1:] or parts.path[0] != "/":
             raise SettingsError(f"endpoint {url!r}: a unix socket is unix:///its/whole/path")

@@ -15,6 +15,11 @@ AGAIN = 600.0
 """Seconds after which the same kind of failure is told once more."""
 
 
+def plain(error: Exception) -> str:
+    """(pure) What an error says, in one line: it may quote a server, which has no say over a terminal or a log."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(error))
+
+
 class FailureLog:
     """See the module; ``monotonic`` is its clock."""
 
@@ -36,7 +41,7 @@ class FailureLog:
         unknown = not isinstance(error, HarnessError)
         words = "no remote configuration yet: %s" if first else "remote configuration stays as it is: %s"
         level = logging.INFO if first else logging.ERROR
-        self._log.log(logging.ERROR if unknown else level, words, error, exc_info=error if unknown else None)
+        self._log.log(logging.ERROR if unknown else level, words, plain(error), exc_info=error if unknown else None)
 
     def over(self) -> None:
         """A success."""

@@ -154,8 +154,9 @@ def _encodable(text: str) -> str:
 
 def _check_words(value: object, *names: str) -> None:
     for name in names:
-        if not isinstance(getattr(value, name), str):
-            raise SettingsError(f"{name} must be text, not {getattr(value, name)!r}")
+        text = getattr(value, name)
+        if not isinstance(text, str) or _encodable(text) != text:
+            raise SettingsError(f"{name} must be text, not {text!r}")
 
 
 def _check_tuple(name: str, values: object, kind: type) -> None:

@@ -24,6 +24,7 @@ from harness.kernel_api import KernelApi
 from harness.remote import agent_config
 from harness.remote.client import Client, Configs, Report
 from harness.remote.endpoint import token_of
+from harness.remote.failures import plain
 from harness.remote.messages import Agent
 from harness.remote.persist import StateFile
 from harness.remote.state import ApplyState, ApplyStatus, State
@@ -196,7 +197,7 @@ class Session:
                 wanted = read(self.settings.live, configs)
                 self._apply(wanted, read)
             except HarnessError as error:
-                _log.warning("a remote configuration is refused: %s", error)
+                _log.warning("a remote configuration is refused: %s", plain(error))
                 report(dict.fromkeys(configs, ApplyStatus(ApplyState.ERROR, updates.reason(error))))
             else:
                 report(dict.fromkeys(configs, ApplyStatus(ApplyState.ACKNOWLEDGED)))

@@ -406,6 +406,19 @@ def test_trouble_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages[4:] == ["remote configuration stays as it is: still"]
 
 
+def test_what_a_server_says_reaches_no_terminal(caplog: pytest.LogCaptureFixture) -> None:
+    made = client(
+        Fetching(trouble=[UnreachableError("one\ntwo \x1b[2J\u2028 \ud800 \xe9"), UnimplementedError("a\rb")])
+    )
+    made._failures._log.setLevel(logging.INFO)
+    made.poll()
+    made.poll()
+    assert [record.message.partition(": ")[2] for record in caplog.records] == [
+        r"one\ntwo \x1b[2J\u2028 \ud800 " + "\xe9",
+        r"a\rb",
+    ]
+
+
 @given(st.lists(st.tuples(st.sampled_from([FetchError, TokenError, None]), st.floats(0, 100)), max_size=60))
 def test_a_kind_of_trouble_is_one_line_in_ten_minutes(steps: list[tuple[type[FetchError] | None, float]]) -> None:
     lines: list[tuple[float, str]] = []

@@ -21,7 +21,7 @@ from tuf_repository import Answer, Repository, of, served, tampered
 from tuf_server import signer
 
 from harness.remote.conformance import main
-from harness.remote.tuf import MAX_ROOT
+from harness.remote.tuf import MAX_ROOT, MAX_ROOTS
 
 PAST = datetime.now(UTC).replace(microsecond=0) - timedelta(days=1)
 TOP = ("root", "timestamp", "snapshot", "targets")
@@ -368,6 +368,14 @@ def test_a_root_of_just_the_size_and_one_byte_more(client: Client) -> None:
     client.repository.publish_root()
     assert client.refresh() == 1
     assert client.versions()[0] == 2
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_as_many_roots_as_are_followed_and_one_more(client: Client, more: int) -> None:
+    for _ in range(MAX_ROOTS + more):
+        client.repository.publish_root()
+    assert client.refresh() == more
+    assert json.loads((client.metadata / "root.json").read_bytes())["signed"]["version"] == MAX_ROOTS + 1
 
 
 @pytest.mark.parametrize("version", [1, 3])

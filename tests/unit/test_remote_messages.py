@@ -188,6 +188,7 @@ def test_the_alphabet_of_ids() -> None:
 def test_values_of_the_wrong_type() -> None:
     for make in (
         lambda: Agent(name=None),  # type: ignore[arg-type]
+        lambda: Agent(name="\ud800"),
         lambda: Agent(cws_workloads=["x"]),  # type: ignore[arg-type]
         lambda: Updater(tags=(1,)),  # type: ignore[arg-type]
         lambda: Updater(packages=("x",)),  # type: ignore[arg-type]

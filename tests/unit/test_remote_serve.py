@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import stat
 import threading
@@ -141,6 +142,7 @@ def test_keys_are_for_their_owner_alone(directory: Directory) -> None:
 def test_what_is_no_configuration_is_not_served(directory: Directory, caplog: pytest.LogCaptureFixture) -> None:
     put(directory.path, "read me", "README")
     put(directory.path, "half", "datadog/2/TESTING1/a/.part")
+    os.mkfifo(directory.path / "datadog/2/TESTING1/a/pipe")
     for _ in range(2):
         assert list(directory.published().files) == [PATH]
     assert len(caplog.records) == 1
@@ -225,6 +227,10 @@ def test_commands_that_go_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main(["serve", str(tmp_path), "--listen", "256.0.0.1:1"]) == 1
     assert "cannot listen" in capsys.readouterr().err
     assert main(["serve", str(tmp_path), "--fault", "fall@1"]) == 1
+    token = tmp_path / INSIDE / "token"
+    token.write_text(" \n")
+    assert main(["serve", str(tmp_path)]) == 1
+    assert "holds no token" in capsys.readouterr().err
     for words in ([], ["serve"], ["rotate", str(tmp_path), "snapshot"], ["serve", str(tmp_path), "--misbehave", "x"]):
         with pytest.raises(SystemExit) as raised:
             main(words)

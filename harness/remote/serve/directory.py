@@ -185,7 +185,11 @@ class Directory:
                     _log.warning("not served: %s", error)
                 self._warned.add(path)
                 continue
-            raw, old = file.read_bytes(), index.files.get(path)
+            try:
+                raw = file.read_bytes()
+            except FileNotFoundError:
+                continue  # Removed since the walk.
+            old = index.files.get(path)
             version = 1 if old is None else old.version + (old.sha256 != _sha256(raw))
             found[path] = Content(raw, version)
         return found
@@ -193,7 +197,8 @@ class Directory:
     def _walk(self) -> Iterator[Path]:
         for top, directories, files in os.walk(self.path):
             directories[:] = [name for name in directories if not name.startswith(".")]
-            yield from (Path(top, name) for name in files if not name.startswith("."))
+            found = (Path(top, name) for name in files if not name.startswith("."))
+            yield from (file for file in found if file.is_file())
 
     def _look(self) -> object:
         """What is different whenever something has changed; of the time, whether the targets grow stale."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
@@ -44,7 +45,8 @@ class ServingError(HarnessError):
 
 
 class GrpcServer:
-    """See the module. ``address`` is ``HOST:PORT`` (port 0: any; ``port`` says which) or ``unix:/path``.
+    """See the module. ``address`` is ``HOST:PORT`` (port 0: any; ``port`` says which) or ``unix:/path``, whose
+    socket is for its owner alone.
 
     ``tls`` None is for unix sockets only. ``token`` None: whoever can connect may ask.
     """
@@ -70,7 +72,7 @@ class GrpcServer:
         )
         try:
             if tls is None:
-                self.port = self._server.add_insecure_port(address)
+                self.port = _add_unix_socket(self._server, address)
             else:
                 self.port = self._server.add_secure_port(address, _credentials(tls))
         except RuntimeError as error:
@@ -149,6 +151,15 @@ class _Handler(grpc.GenericRpcHandler):
         if details.method != messages.METHOD:
             return None
         return grpc.unary_stream_rpc_method_handler(self._server.respond)
+
+
+def _add_unix_socket(server: grpc.Server, address: str) -> int:
+    """For its owner alone from the beginning."""
+    before = os.umask(0o177)
+    try:
+        return server.add_insecure_port(address)
+    finally:
+        os.umask(before)
 
 
 def _credentials(tls: Tls) -> grpc.ServerCredentials:
