@@ -46,9 +46,13 @@ def run(options: argparse.Namespace) -> int:
             watcher=str(session.watcher.program) if session.watcher else None,
             debug=session.debug.address if session.debug else None,
         )
-        while not over.wait(_STEP):
-            for conn in session.take_closed() if options.json else ():
-                common.line(event="closed", **trace.fields(conn.tuple, conn.stats))
+        told = False
+        while not told:
+            told = over.wait(_STEP)
+            # Taken in any case: what nobody takes would be counted as dropped.
+            for conn in session.take_closed():
+                if options.json:
+                    common.line(event="closed", **trace.fields(conn.tuple, conn.stats))
     common.line(event="stopped")
     return 0
 
