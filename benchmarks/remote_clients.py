@@ -134,7 +134,7 @@ async def load(said: dict[str, str], wanted: argparse.Namespace, server: subproc
     elapsed = time.monotonic() - begun
     cpu = sum(process.cpu_times()[:2]) - cpu
     await asyncio.gather(*(each.close() for each in channels))
-    times.sort()
+    times = sorted(times) or [float("inf")]
     p50, p99 = times[len(times) // 2] * 1e3, times[int(len(times) * 0.99)] * 1e3
     print(f"{wanted.clients} clients every {wanted.interval:g} s for {elapsed:.0f} s: {len(times)} answers, "
           f"{sum(missed.values())} missed {missed or ''} at a deadline of {wanted.deadline:g} s")  # fmt: skip

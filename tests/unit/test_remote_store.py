@@ -29,7 +29,7 @@ from harness.remote.client import Client
 from harness.remote.endpoint import Endpoint
 from harness.remote.serve.host import Host
 from harness.remote.serve.server import GrpcServer
-from harness.remote.state import State, Update
+from harness.remote.state import State
 from harness.remote.store.agent import FRESH, AgentStore, Received
 from harness.remote.store.repository import Metadata
 from harness.telemetry import Registry
@@ -52,7 +52,7 @@ def store(backend: Backend, tmp_path: Path) -> Iterator[AgentStore]:
 
 
 def test_an_update_is_served_until_the_next(backend: Backend, store: AgentStore) -> None:
-    assert (store.targets(), store.director_targets()) == ({}, b"")
+    assert (store.targets(), store.published().targets) == ({}, b"")
     assert store.versions()["director"] == {"root": 1, "timestamp": 0, "snapshot": 0, "targets": 0}
     store.update(backend.publish())
     assert content(store) == {PATH: b"one", OWN: b"own"}
@@ -73,14 +73,9 @@ def test_a_client_follows_what_the_store_serves(backend: Backend, store: AgentSt
     for number in range(2):
         backend.put(PATH, b"%d" % number)
         store.update(backend.publish())
-        newest = store.versions()["director"]["root"]
-        roots = tuple(store.director_root(n) for n in range(state.root_version + 1, newest + 1))
-        update = Update(roots, store.director_targets(), content(store), tuple(store.targets()))
-        state = state.apply(update, now=NOW).state
-        assert state.configs[PATH].raw == b"%d" % number
+        state = state.apply(store.published().update(state.root_version, {}), now=NOW).state
+        assert (state.configs[PATH].raw, state.root_version) == (b"%d" % number, number + 1)
         backend.director.rotate_root([signer(f"root of {number}")])
-    with pytest.raises(errors.TargetError, match="root 9 is not among 1 to 2"):
-        store.director_root(9)
 
 
 def test_served_over_grpc_and_followed_by_a_real_client(backend: Backend, store: AgentStore, tmp_path: Path) -> None:
@@ -162,9 +157,7 @@ def test_a_newer_first_root(backend: Backend, tmp_path: Path) -> None:
     config = backend.config.metadata("3.root.json")
     with AgentStore(path, director=backend.director.metadata("3.root.json"), config=config) as store:
         assert store.versions()["director"] == {"root": 3, "timestamp": 2, "snapshot": 2, "targets": 2}
-        assert store.director_root(3) == backend.director.metadata("3.root.json")
-        with pytest.raises(errors.TargetError, match="root 2 is not among 3 to 3"):
-            store.director_root(2)
+        assert store.published().roots == (b"", b"", backend.director.metadata("3.root.json"))
     backend.director.set_keys("timestamp", [signer("new timestamp")])
     backend.director.publish_root()
     with AgentStore(path, director=backend.director.metadata("4.root.json"), config=config) as store:

@@ -103,20 +103,6 @@ class AgentStore:
         with self._lock:
             return {"director": self._director.versions, "config": self._config.versions}
 
-    def director_root(self, version: int) -> bytes:
-        """A root of the director, as a client that follows it is to be sent."""
-        with self._lock:
-            roots = self._director.kept.roots
-            first = self._director.versions["root"] - len(roots) + 1
-        if not first <= version < first + len(roots):
-            raise TargetError(f"director: root {version} is not among {first} to {first + len(roots) - 1}")
-        return roots[version - first]
-
-    def director_targets(self) -> bytes:
-        """The director's targets metadata, for clients to verify themselves; empty before any."""
-        with self._fresh():
-            return self._director.kept.targets
-
     def targets(self) -> Mapping[str, TargetFile]:
         """What the director lists, by path."""
         with self._fresh():
