@@ -11,7 +11,20 @@ import invoke
 from invoke import Collection, Context
 
 from kmt import doctor as examination
-from kmt.commands import checks, cleaning, explaining, guest, matrix, pipelines, simulator, snapshots, testing, watching
+from kmt.commands import (
+    checks,
+    cleaning,
+    explaining,
+    guest,
+    matrix,
+    pipelines,
+    reporting,
+    simulator,
+    snapshots,
+    soaking,
+    testing,
+    watching,
+)
 from kmt.commands.words import behind_dashes, user_path
 from kmt.errors import KmtError
 
@@ -199,6 +212,12 @@ def merge(_c: Context, results: str, kernels: Any = None, parts: int = 1, json: 
     return status
 
 
+@task(help={"output": "the archive to write (default: kmt-flare-DATE.tar.gz here)"})
+def flare(_c: Context, output: str = "") -> None:
+    """Gather what a bug report needs (versions, configuration, last results and consoles), without secrets."""
+    show(reporting.flare(ROOT, output))
+
+
 @task
 def doctor(_c: Context) -> int:
     """Say what this machine has, what it lacks, and the command that mends it."""
@@ -255,13 +274,21 @@ def test(_c: Context) -> int:
     iterable=["kernels"],
     help={
         "kernels": KERNELS,
+        "times": "how often to run the tests named behind --",
         "boots": "boots of each kernel (0: none)",
         "rounds": "attach and detach rounds under traffic in each (0: none)",
         "processes": "processes that begin and end in a row under the watcher in each (0: none)",
     },
 )
-def soak(_c: Context, kernels: Any = None, boots: int = 200, rounds: int = 100, processes: int = 10_000) -> int:
-    """Boot, attach, begin and end processes again and again, looking for one panic or one loss: an hour and more."""
+def soak(
+    _c: Context, kernels: Any = None, times: int = 20, boots: int = 200, rounds: int = 100, processes: int = 10_000
+) -> int:
+    """Boot, attach, begin and end processes again and again, looking for one panic or one loss: an hour and more.
+
+    With words for pytest behind --, run just those tests so many times, and say how often each of them fails.
+    """
+    if behind_dashes():
+        return soaking.repeat(ROOT, kernels or (), times=times, args=behind_dashes())
     return testing.soak(ROOT, kernels, boots=boots, rounds=rounds, processes=processes)
 
 
@@ -287,7 +314,7 @@ namespace = Collection(test, lint, bench, fuzz)
 engine = Collection("kmt")
 for each in (
     start, ls, fetch, image, build, shell, execute, status, stop, logs, explain, rerun, doctor, snapshot, clean, soak,
-    profile, ci, merge,
+    profile, ci, merge, flare,
 ):  # fmt: skip
     engine.add_task(each)
 engine.add_task(kernel_test, name="test")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from kmt import doctor
-from kmt.commands import cleaning, explaining, guest, matrix, pipelines, snapshots, watching
+from kmt.commands import cleaning, explaining, guest, matrix, pipelines, reporting, snapshots, soaking, watching
 from kmt.errors import KmtError
 
 RESULTS = "a file of --kernel-json, a directory or a zip archive with such files (default: the latest run here)"
@@ -53,6 +53,12 @@ def parser() -> argparse.ArgumentParser:
     merging.add_argument("--parts", type=int, default=1, metavar="N", help="how many jobs each of them had")
     merging.add_argument("--json", default="", metavar="FILE", help="write the merged results there")
     merging.add_argument("--junit", default="", metavar="FILE", help="write the merged JUnit file there")
+    soaking_ = tasks.add_parser("soak", help="run tests again and again: how often each fails")
+    soaking_.add_argument("--kernels", action="append", default=[], help="as pytest --kernel takes them")
+    soaking_.add_argument("--times", type=int, default=20, metavar="N")
+    soaking_.add_argument("args", nargs="*", help="words for pytest, behind --")
+    bundle = tasks.add_parser("flare", help="what a bug report needs, without secrets, as one archive")
+    bundle.add_argument("--output", default="", metavar="FILE")
     cleaner = tasks.add_parser("clean", help="remove what older versions and runs that are over left in the cache")
     cleaner.add_argument("--all", action="store_true", help="the whole cache")
     return made
@@ -88,6 +94,8 @@ TASKS: Mapping[str, Callable[[argparse.Namespace, Path], Said]] = {
     "rerun": lambda said, root: ([], explaining.again(root, said.results, group=said.group, args=said.args)),
     "ci": _ci,
     "merge": _merge,
+    "soak": lambda said, root: ([], soaking.repeat(root, said.kernels, times=said.times, args=said.args)),
+    "flare": lambda said, root: (reporting.flare(root, said.output), 0),
     "clean": lambda said, root: (cleaning.clean(everything=said.all), 0),
 }
 

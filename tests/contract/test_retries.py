@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -170,3 +172,35 @@ def test_a_wrong_file_of_expected_failures_is_a_wrong_usage_that_names_it(projec
     done = project.run()
     assert done.returncode == 4
     assert "known.toml: expected 1: kernels, reason, until: unknown or missing" in done.stderr
+
+
+# The rate of a flake
+
+
+def soak(project, *words):
+    return subprocess.run(
+        [sys.executable, "-m", "kmt", "soak", *words], cwd=project.root, capture_output=True, text=True, timeout=200
+    )
+
+
+def test_a_selection_is_repeated_and_its_failure_rate_said(flaky, project):
+    flaky("-k", "passes")
+    done = soak(project, "--kernels", "host", "--times", "3", "--", "-p", "no:cacheprovider", "-k", "flaky or broken")
+    assert done.returncode == 1
+    assert (
+        "host: test_theirs.py::test_broken: 2 of 3 failed: 66.7% (20.8% to 93.9% with 95 % confidence)" in done.stdout
+    )
+    assert "host: test_theirs.py::test_flaky: 1 of 3 failed: 33.3%" in done.stdout
+    assert "runs with a failed test: 2 of 3 failed" in done.stdout
+    assert soak(project, "--kernels", "host", "--times", "1", "--", "-k", "flaky").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [(["--times", "0"], 4), (["--kernels", "9.99"], 4), (["--kernels", "host", "--", "no_such.py"], 4)],
+)
+def test_a_soak_that_can_run_nothing_says_so_once(project, words, status):
+    project.write("def test_x(): pass\n")
+    done = soak(project, *words)
+    assert done.returncode == status
+    assert (done.stdout + done.stderr).count("ERROR") + (done.stdout + done.stderr).lower().count("error:") <= 2

@@ -1,0 +1,58 @@
+"""``kmt.soak -- SELECTION``: the same tests again and again, and how often which of them fails."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from kmt import config
+from kmt.commands.testing import child
+from kmt.commands.words import kernel_patterns
+from kmt.errors import EXIT_INFRASTRUCTURE, EXIT_USAGE, ConfigError, ResultsError
+from kmt.explain import files, rates
+from kmt.paths import cache
+from kmt.results import KernelResult
+
+INTERRUPTED = 2
+
+
+def repeat(root: Path, kernels: Sequence[str], *, times: int, args: Sequence[str]) -> int:
+    """Run pytest with ``args`` so often in these kernels; 1 when a test failed, 6 when only guests were lost.
+
+    Ctrl-C ends the run that goes on and counts those before it. ConfigError for words that run nothing.
+    """
+    if times < 1:
+        raise ConfigError(f"--times is {times}", hint="how often to run the tests: 1 or more")
+    words = kernel_patterns(kernels) or list(config.load(root).kernels)
+    done: list[Sequence[KernelResult]] = []
+    for number, (status, results) in enumerate(_runs(root, words, args, times), 1):
+        if status in (INTERRUPTED, EXIT_USAGE) or results is None:
+            if not done:
+                return status
+            break
+        done.append(results)
+        print(f"run {number} of {times}: exit status {status}", flush=True)
+    found = rates.tally(done)
+    for line in rates.lines(found):
+        print(line, flush=True)
+    lost = any(rate.failed for rate in found.lost.values())
+    return 1 if found.runs.failed else EXIT_INFRASTRUCTURE if lost else 0
+
+
+def _runs(
+    root: Path, kernels: Sequence[str], args: Sequence[str], times: int
+) -> Iterator[tuple[int, Sequence[KernelResult] | None]]:
+    """Each run's exit status and results; None where it left none."""
+    named = [word for kernel in kernels for word in ("--kernel", kernel)]
+    for _ in range(times):
+        with tempfile.TemporaryDirectory(dir=cache("runs"), prefix=".soak-") as directory:
+            file = Path(directory, "results.json")
+            status = child([sys.executable, "-m", "pytest", "-q", *named, f"--kernel-json={file}", *args], root)
+            try:
+                (one,) = files.load([file]).results
+            except (ResultsError, ValueError):
+                yield status, None
+            else:
+                yield status, one.kernels
