@@ -84,7 +84,6 @@ def lines(found: Tally) -> list[str]:
     never = [rate for rate in found.tests.values() if not rate.failed]
     if never:
         fewest = min(never, key=lambda rate: rate.of)
-        said.append(
-            f"{count(len(never), 'test')} never failed; in {fewest.of} runs that leaves up to {fewest.interval()[1]:.1%}"
-        )
+        tests = count(len(never), "test")
+        said.append(f"{tests} never failed; in {fewest.of} runs that leaves up to {fewest.interval()[1]:.1%}")
     return [*said, f"runs with a failed test: {found.runs}"]
