@@ -47,6 +47,10 @@ class ResultsError(ConfigError):
     """A file of results is none, is cut off, of another version or of another matrix; the message names it."""
 
 
+class ForeignFileError(ResultsError):
+    """It is whole, and holds no results: somebody else's file with such a name."""
+
+
 class ArchiveError(KmtError):
     """A kernel or package could not be resolved, fetched, verified or unpacked."""
 

@@ -21,15 +21,24 @@ MOST_BYTES = 256 << 20
 """Of one file."""
 MOST_DEPTH = 32
 _CHUNK = 1 << 16
+_LOST = (
+    '<testcase classname="kmt" name={name} time="0"><error type="kmt.lost" message="it left no results"/></testcase>'
+)
 
 
-def merge(files: Iterable[Path], target: Path) -> int:
-    """Write the suites of all files into ``target``, whole or not at all; how many cases. Raises ResultsError."""
+def merge(files: Iterable[Path], target: Path, missing: Iterable[str] = ()) -> int:
+    """Write the suites of all files into ``target``, whole or not at all; how many cases. Raises ResultsError.
+
+    ``missing`` are jobs that left nothing, in words: an error each, in a suite of their own.
+    """
     cases = 0
     with published(target) as work, work.open("wb") as out:
         out.write(b"<?xml version='1.0' encoding='utf-8'?>\n<testsuites>")
         for path in files:
             cases += _Copy(out, path).run()
+        if lost := [_LOST.format(name=quoteattr(name)) for name in missing]:
+            suite = f'<testsuite name="jobs" tests="{len(lost)}" errors="{len(lost)}">{"".join(lost)}</testsuite>'
+            out.write(suite.encode("utf-8", "replace"))
         out.write(b"</testsuites>\n")
     return cases
 

@@ -96,18 +96,19 @@ def verdict(
     if json:
         json_report.write(user_path(json), merged.kernels, merged.made)
     cases = ""
+    missing = [f"{name}, part {part} of {parts}" for name, part in merged.missing]
     if junit_file:
         target = user_path(junit_file)
         found = _left(place, "junit.xml")
         try:
-            cases = f"{target}: {junit.merge(found, target)} test cases of {len(found)} files"
+            cases = f"{target}: {junit.merge(found, target, missing)} test cases of {len(found)} files"
         except ResultsError as error:
             print(f"error: {error}", file=sys.stderr)
             status = status or EXIT_INFRASTRUCTURE
     drawn = table.render(merged.kernels, config.load(root).columns)
     lines = drawn.splitlines()
     in_ci.tell(lines.append, merged.kernels, drawn)
-    lines += [f"{name}, part {part} of {parts}: {merge.LEFT_NOTHING}" for name, part in merged.missing]
+    lines += [f"{job}: {merge.LEFT_NOTHING}" for job in missing]
     return [*lines, *([cases] if cases else []), f"exit status: {status}"], status
 
 

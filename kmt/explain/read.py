@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, NoReturn
 
-from kmt.errors import ResultsError
+from kmt.errors import ForeignFileError, ResultsError
 from kmt.results import SCHEMA_VERSION, KernelResult, Outcome, TestResult
 from kmt.text import visible
 
@@ -44,7 +44,7 @@ def parse(data: bytes, name: str) -> Results:
         hint = "it was cut off: fetch it again" if data.lstrip()[:1] == b"{" else "name a file of --kernel-json"
         raise ResultsError(f"{where}: {visible(str(error), 200)}", hint=hint) from None
     if not isinstance(document, dict) or "schema" not in document:
-        raise ResultsError(f"{where} holds no results", hint="name a file that --kernel-json wrote")
+        raise ForeignFileError(f"{where} holds no results", hint="name a file that --kernel-json wrote")
     if document["schema"] != SCHEMA_VERSION:
         version = visible(repr(document["schema"]), 40)
         raise ResultsError(

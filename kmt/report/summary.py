@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from kmt.hints import task
 from kmt.report import in_ci, table
 from kmt.results import KernelResult, Outcome
 
@@ -53,4 +54,6 @@ def write(reporter: pytest.TerminalReporter, kernels: Sequence[KernelResult], fa
     terminal = reporter.isatty if isinstance(reporter.isatty, bool) else reporter.isatty()
     width = reporter._tw.fullwidth if terminal else 200
     reporter.write_line(table.render(kernels, facts, width=width, colour=reporter.hasmarkup))
+    if any(kernel.outcome not in (Outcome.OK, Outcome.STOPPED) for kernel in kernels):
+        reporter.write_line(f"what failed, by its cause: {task('explain')}   just that again: {task('rerun')}")
     in_ci.tell(reporter.write_line, kernels, table.render(kernels, facts))

@@ -168,3 +168,19 @@ def test_every_module_is_in_exactly_one_part_and_no_part_is_much_larger(modules,
 def test_what_is_no_part_is_said(text):
     with pytest.raises(ConfigError, match="write 2/3"):
         Part.parse(text)
+
+
+# The command
+
+
+def test_a_foreign_project_writes_its_pipeline_by_the_module(tmp_path):
+    command = [sys.executable, "-m", "kmt", "ci", "--provider", "github", "--kernels", "6.*", "--split", "2"]
+    done = subprocess.run([*command, "--output", "a/b.yml"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    text = (tmp_path / "a" / "b.yml").read_text()
+    again = "python -m kmt ci --provider=github '--kernels=6.*' --split=2 --output=a/b.yml"
+    assert text.startswith(f"# Written by `{again}`: ")
+    assert valid(tmp_path / "a" / "b.yml", "github")[0]
+    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60).stdout
+    assert printed.split("\n", 1)[1] == text.split("\n", 1)[1]
+    assert not (tmp_path / "pyproject.toml").exists()

@@ -246,7 +246,8 @@ def test_directories_and_archives_are_searched_and_a_bad_file_costs_itself_only(
     (tmp_path / "c-results.json").write_text("{")
     with zipfile.ZipFile(tmp_path / "artefacts.zip", "w") as archive:
         archive.write(tmp_path / "b" / "results.json", "../../../results.json")
-        archive.writestr("x/results.json", "[]")
+        archive.writestr("x/results.json", '{"schema": 7}')
+        archive.writestr("y/results.json", '{"of": "a test"}')
     loaded = files.load([tmp_path, tmp_path / "artefacts.zip"])
     assert [one.kernels[0].name for one in loaded.results] == ["5.10", "6.1", "6.1"]
     assert [str(tmp_path / "c-results.json") in str(e) or "zip:x/results.json" in str(e) for e in loaded.errors] == [

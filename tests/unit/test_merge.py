@@ -124,6 +124,14 @@ def test_suites_of_all_files_are_in_the_one_file_under_the_names_of_their_jobs(t
     assert suites[0].get("tests") == "1"
 
 
+def test_jobs_that_left_nothing_are_errors_of_the_one_file(tmp_path):
+    junit.merge(write(tmp_path, SUITE.format("")), tmp_path / "all.xml", ['6.1, part 2 of 3 "<&'])
+    suite = ElementTree.parse(tmp_path / "all.xml").getroot().findall("testsuite")[-1]
+    assert (suite.get("name"), suite.get("errors")) == ("jobs", "1")
+    assert suite.find("testcase").get("name") == '6.1, part 2 of 3 "<&'
+    assert suite.find("testcase/error").get("type") == "kmt.lost"
+
+
 LAUGHS = '<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;">]><testsuites><testsuite name="&b;"/></testsuites>'
 
 
