@@ -21,7 +21,7 @@ GENERATE = """
 import time
 from kmt.ci import github, gitlab
 from kmt.ci.plan import Plan
-plan = Plan(tuple(f"{n}.{n}" for n in range(10)), 3, "image", ("set up",), "", ("git",), ("a", "b"), "kmt ci")
+plan = Plan(tuple(f"{n}.{n}" for n in range(10)), 3, "image", ("set up",), "", ("git",), ("a", "b"), True, "kmt ci")
 begin = time.perf_counter()
 github.pipeline(plan), gitlab.pipeline(plan)
 print(time.perf_counter() - begin)

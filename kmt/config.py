@@ -60,6 +60,8 @@ class Config:
     """Processors for guests at once, most guests having one; 0: as many as this process may use."""
     ci_image: str = "debian:trixie"
     """Container image in which CI's jobs run; Debian's, for its archive is where kernels come from."""
+    ci_host: bool = False
+    """CI's pipelines have a job for the tests of the machine itself, too: plain pytest, without kernels."""
     ci_runner: str = ""
     """What runs them: a label of GitHub's runners (empty: ubuntu-latest), a tag of GitLab's (empty: any)."""
     ci_setup: tuple[str, ...] = ("python3 -m venv .venv", ".venv/bin/pip install --quiet --editable .")

@@ -21,7 +21,7 @@ def pipeline(plan: Plan) -> str:
         "name": "kernels",
         "on": {"push": None, "pull_request": None, "workflow_dispatch": None},
         "permissions": {"contents": "read"},
-        "jobs": {"kernel": _tests(plan), "verdict": _verdict(plan)},
+        "jobs": {"kernel": _tests(plan), **({"host": _host(plan)} if plan.host else {}), "verdict": _verdict(plan)},
     }
     return jobs.dump(plan, document)
 
@@ -42,27 +42,34 @@ def _begin(plan: Plan) -> list[dict[str, Any]]:
 
 
 def _tests(plan: Plan) -> dict[str, Any]:
+    name = "${{ matrix.kernel }} (${{ matrix.part }})" if plan.parts > 1 else "${{ matrix.kernel }}"
+    parts = [str(number) for number in range(1, plan.parts + 1)]
+    strategy = {"strategy": {"fail-fast": False, "matrix": {"kernel": list(plan.kernels), "part": parts}}}
+    return _job(plan, name, strategy, "${{ matrix.kernel }}", "${{ matrix.part }}", jobs.tests(plan))
+
+
+def _host(plan: Plan) -> dict[str, Any]:
+    return _job(plan, "host", {}, "host", "1", jobs.host_tests())
+
+
+def _job(plan: Plan, name: str, strategy: dict[str, Any], kernel: str, part: str, command: str) -> dict[str, Any]:
     inputs = ", ".join(f"'{name}'" for name in plan.inputs)
     return {
-        "name": "${{ matrix.kernel }} (${{ matrix.part }})" if plan.parts > 1 else "${{ matrix.kernel }}",
+        "name": name,
         **_common(plan),
         "timeout-minutes": jobs.MINUTES,
-        "strategy": {
-            "fail-fast": False,
-            "matrix": {"kernel": list(plan.kernels), "part": [str(n) for n in range(1, plan.parts + 1)]},
-        },
-        "env": {"KERNEL": "${{ matrix.kernel }}", "PART": "${{ matrix.part }}"},
+        **strategy,
+        "env": {"KERNEL": kernel, "PART": part},
         "steps": [
             *_begin(plan),
             {"uses": KEEP,
-             "with": {"path": CACHE, "key": f"kmt-${{{{ matrix.kernel }}}}-${{{{ hashFiles({inputs}) }}}}",
-                      "restore-keys": "kmt-${{ matrix.kernel }}-"}},
+             "with": {"path": CACHE, "key": f"kmt-{kernel}-${{{{ hashFiles({inputs}) }}}}",
+                      "restore-keys": f"kmt-{kernel}-"}},
             {"name": "Access to hardware virtualisation", "run": jobs.script(jobs.access(_WARN))},
-            {"name": "Tests", "run": jobs.script([*jobs.prepare(plan), *_retried(jobs.tests(plan))])},
+            {"name": "Tests", "run": jobs.script([*jobs.prepare(plan), *_retried(command)])},
             {"name": "What is of this machine alone", "if": "always()", "run": f"{jobs.forget()}\n"},
             {"uses": UPLOAD, "if": "always()",
-             "with": {"name": "kmt-${{ matrix.kernel }}-${{ matrix.part }}", "path": RESULTS,
-                      "if-no-files-found": "warn"}},
+             "with": {"name": f"kmt-{kernel}-{part}", "path": RESULTS, "if-no-files-found": "warn"}},
         ],
     }  # fmt: skip
 
@@ -84,7 +91,7 @@ def _retried(command: str) -> list[str]:
 def _verdict(plan: Plan) -> dict[str, Any]:
     return {
         **_common(plan),
-        "needs": "kernel",
+        "needs": ["kernel", *(["host"] if plan.host else [])],
         "if": "always()",
         "steps": [
             *_begin(plan),

@@ -13,7 +13,9 @@ _WARN = f"printf '\\033[1;31m%s\\033[0m\\n' {shlex.quote('WARNING: ' + jobs.NO_K
 
 def pipeline(plan: Plan) -> str:
     """The file's text."""
-    return jobs.dump(plan, {"stages": ["kernels", "verdict"], "kernel": _tests(plan), "verdict": _verdict(plan)})
+    host = {"host": _host(plan)} if plan.host else {}
+    made = {"stages": ["kernels", "verdict"], "kernel": _tests(plan), **host, "verdict": _verdict(plan)}
+    return jobs.dump(plan, made)
 
 
 def _common(plan: Plan) -> dict[str, Any]:
@@ -25,17 +27,26 @@ def _common(plan: Plan) -> dict[str, Any]:
 
 
 def _tests(plan: Plan) -> dict[str, Any]:
+    matrix = {"parallel": {"matrix": [{"KERNEL": list(plan.kernels), "PART": _parts(plan)}]}}
+    return _job(plan, matrix, jobs.tests(plan), "kmt-$KERNEL")
+
+
+def _host(plan: Plan) -> dict[str, Any]:
+    return _job(plan, {}, jobs.host_tests(), "kmt-host")
+
+
+def _job(plan: Plan, matrix: dict[str, Any], command: str, cache: str) -> dict[str, Any]:
     return {
         "stage": "kernels",
         **_common(plan),
         "timeout": f"{jobs.MINUTES} minutes",
-        "parallel": {"matrix": [{"KERNEL": list(plan.kernels), "PART": _parts(plan)}]},
+        **matrix,
         "variables": {"GIT_DEPTH": "1"},
-        "script": [*jobs.access(_WARN), jobs.tests(plan)],
+        "script": [*jobs.access(_WARN), command],
         "after_script": [jobs.forget()],
         "retry": {"max": jobs.RETRIES, "when": ["runner_system_failure"], "exit_codes": [6]},
         # GitLab takes at most two files.
-        "cache": {"key": {"files": list(plan.inputs[:2]), "prefix": "kmt-$KERNEL"}, "paths": [jobs.CACHE],
+        "cache": {"key": {"files": list(plan.inputs[:2]), "prefix": cache}, "paths": [jobs.CACHE],
                   "when": "always"},
         "artifacts": {"when": "always", "expire_in": "2 weeks", "paths": [RESULTS],
                       "reports": {"junit": [f"{RESULTS}/*/junit.xml"]}},

@@ -35,6 +35,8 @@ class Plan:
     """Debian packages that ``image`` needs."""
     inputs: tuple[str, ...]
     """Files of the project whose content decides what is fetched and built: the cache's key."""
+    host: bool
+    """With a job for the tests that run on the machine itself."""
     command: str
     """What writes this pipeline, for its first line."""
 
@@ -74,6 +76,11 @@ def tests(plan: Plan) -> str:
     words = [".venv/bin/python -m pytest", '"--kernel=$KERNEL"', *part, f'"--kernel-json={where[1:-1]}/results.json"',
              f'"--junitxml={where[1:-1]}/junit.xml"', f'"--kernel-logs={where[1:-1]}"']  # fmt: skip
     return " ".join(words)
+
+
+def host_tests() -> str:
+    """The command of the job without kernels: the project's tests as plain pytest runs them."""
+    return f'.venv/bin/python -m pytest "--junitxml={RESULTS}/host/junit.xml"'
 
 
 def forget() -> str:

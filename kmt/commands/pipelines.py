@@ -63,6 +63,7 @@ def plan(root: Path, provider: str, kernels: Sequence[str], parts: int, output: 
         runner=settings.ci_runner,
         packages=tuple(sorted(packages | set(IMAGE_PACKAGES))),
         inputs=_inputs(settings),
+        host=settings.ci_host,
         command=shlex.join(command),
     )
 

@@ -23,7 +23,15 @@ SCHEMAS = {"gitlab": "vendor.gitlab-ci", "github": "vendor.github-workflows"}
 OURS = {"gitlab": ".gitlab/kernels.yml", "github": ".github/workflows/kernels.yml"}
 KERNELS = tuple(f"{n}.{n}" for n in range(10))
 PLAN = Plan(
-    KERNELS, 3, "debian:trixie", ("./set up --it",), "", ("git", "qemu"), ("pyproject.toml", "a.lock"), "kmt ci"
+    KERNELS,
+    3,
+    "debian:trixie",
+    ("./set up --it",),
+    "",
+    ("git", "qemu"),
+    ("pyproject.toml", "a.lock"),
+    True,
+    "kmt ci",
 )
 
 
@@ -35,7 +43,7 @@ def valid(path, provider):
 
 @pytest.mark.parametrize("provider", PIPELINES)
 @pytest.mark.parametrize(
-    "change", [{}, {"parts": 1}, {"runner": "kvm"}, {"kernels": ("6.1",), "setup": ("a: 'b' #c",)}]
+    "change", [{}, {"parts": 1}, {"runner": "kvm", "host": False}, {"kernels": ("6.1",), "setup": ("a: 'b' #c",)}]
 )
 def test_pipelines_are_valid_by_the_providers_schema(provider, change, tmp_path):
     text = PIPELINES[provider](dataclasses.replace(PLAN, **change))
@@ -76,7 +84,7 @@ def test_every_kernel_and_part_has_its_job_and_the_verdict_expects_them(provider
         found = job["strategy"]["matrix"]["kernel"], job["strategy"]["matrix"]["part"]
         script = "\n".join(step.get("run", "") for step in job["steps"])
         final = "\n".join(step.get("run", "") for step in last["steps"])
-        assert last["needs"] == "kernel"
+        assert last["needs"] == ["kernel", "host"]
         assert last["if"] == "always()"
         assert '[ "$status" -eq 6 ]' in script
     else:
@@ -88,6 +96,8 @@ def test_every_kernel_and_part_has_its_job_and_the_verdict_expects_them(provider
         assert last["when"] == "always"
         assert document["stages"].index(last["stage"]) > document["stages"].index(job["stage"])
     assert tuple(tuple(values) for values in found) == (KERNELS, ("1", "2", "3"))
+    host = document["jobs"]["host"] if provider == "github" else document["host"]
+    assert '.venv/bin/python -m pytest "--junitxml=kmt-results/host/junit.xml"' in str(host).replace("\\'", "'")
     assert '"--kernel=$KERNEL"' in script
     assert '"--kernel-part=$PART/3"' in script
     assert plan.NO_KVM in script
@@ -118,7 +128,7 @@ def test_scripts_are_what_a_posix_shell_takes(provider):
     if provider == "github":
         scripts = [step["run"] for job in document["jobs"].values() for step in job["steps"] if "run" in step]
     else:
-        jobs = [document["kernel"], document["verdict"]]
+        jobs = [document["kernel"], document["host"], document["verdict"]]
         scripts = ["\n".join([*job["before_script"], *job["script"], *job.get("after_script", ())]) for job in jobs]
     for script in scripts:
         done = subprocess.run(["sh", "-n"], input=script, capture_output=True, text=True)
