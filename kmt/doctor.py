@@ -30,7 +30,7 @@ from kmt.paths import PACKAGE, cache, cache_base, older_layouts
 PACKAGES = PACKAGE / "vms" / "packages.txt"
 SPACE_MB = 6000
 """What five kernels, the image, the compiler and a run's leftovers take, with air."""
-MEMORY_MB = 1300
+MEMORY_MB = 1800
 """One guest and its QEMU."""
 
 

@@ -119,6 +119,8 @@ STAYS_ON_PANIC = Option(("-no-reboot", "-device", "vmcoreinfo"), ("panic=0", "oo
 CONSOLE = Option(
     ("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"), ("console=ttyS0", "printk.time=1")
 )
+TRANSLATED_MIB = 512
+"""Of translated code, under emulation, in memory of QEMU's own."""
 RANDOM = Option(("-device", "virtio-rng-pci"), ("random.trust_cpu=on",))
 
 
@@ -132,9 +134,10 @@ def _processor(accelerator: str, cpus: int) -> Option:
     # - cmpxchg16b: kernels from 6.x panic in the slab allocator ("double fault" in kmalloc) where the CPU has cx16.
     # la57 (five-level page tables) costs time and is of no use here.
     # no_timer_check, tsc: the emulated timers are right, and checking them at boot takes long.
+    # tb-size: translated code would take up to a GiB beside the guest's memory; half of it costs no time.
     thread = ",thread=single" if cpus > 1 else ""
     return Option(
-        ("-accel", f"tcg{thread}", "-cpu", "max,-cx16,la57=off", "-smp", str(cpus)),
+        ("-accel", f"tcg{thread},tb-size={TRANSLATED_MIB}", "-cpu", "max,-cx16,la57=off", "-smp", str(cpus)),
         ("mitigations=off", "tsc=reliable", "no_timer_check"),
     )
 

@@ -16,8 +16,8 @@ from kmt.backends.base import Machine
 from kmt.config import Config
 from kmt.run import limits
 
-MEMORY_OVERHEAD_MIB = 256
-"""What QEMU itself may take beside the guest's memory."""
+MEMORY_OVERHEAD_MIB = 768
+"""What QEMU itself may take beside the guest's memory: 512 of it is translated code, under emulation."""
 
 
 @dataclass(frozen=True)

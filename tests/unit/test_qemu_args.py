@@ -42,7 +42,7 @@ def test_the_console_is_qemus_output_and_the_kernels():
 @pytest.mark.parametrize("cpus", [1, 2, 4])
 def test_emulation_never_runs_vcpus_in_parallel(cpus):
     argv = command(cpus=cpus)
-    assert after(argv, "-accel") == ("tcg" if cpus == 1 else "tcg,thread=single")
+    assert after(argv, "-accel") == ("tcg,tb-size=512" if cpus == 1 else "tcg,thread=single,tb-size=512")
     assert after(argv, "-smp") == str(cpus)
     assert "-cx16" in after(argv, "-cpu").split(",")
 
