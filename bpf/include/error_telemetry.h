@@ -4,7 +4,7 @@
  * and reports what other helpers returned to helper_failed.
  *
  * map_err_telemetry_map has an entry for each map, keyed by the constant NAME_telemetry_key that TELEMETRY(NAME)
- * declares and user space sets before loading; helper_err_telemetry_map has one, key 0, a row of 64 numbers a helper.
+ * declares and user space finds by that name, and sets, before loading; helper_err_telemetry_map has one, key 0, a row of 64 numbers a helper.
  * User space puts the entries in (512 bytes of zeros are too much for a program's stack). harness/ebpf/error_telemetry.py
  * reads them.
  */
@@ -21,6 +21,8 @@ enum telemetry_helper {
 	READ_KERNEL_HELPER = 0,
 	PERF_EVENT_OUTPUT_HELPER = 1,
 	RINGBUF_OUTPUT_HELPER = 2,
+	READ_USER_HELPER = 3,
+	READ_USER_STR_HELPER = 4,
 	TELEMETRY_HELPERS = 5,
 };
 

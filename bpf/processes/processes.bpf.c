@@ -5,24 +5,16 @@
  * Sees: every successful exec, and the end of every process's main thread (other threads may run on; the process's
  * own entry in /proc lives a moment longer).
  * Misses: nothing but what finds no room (counted).
- * Oldest kernel: 4.7 (tracepoint programs).
+ * Oldest kernel: 4.16 (tracepoint programs 4.7, functions that are called).
  *
  * It reads no kernel type and none of the tracepoints' records, so the object has no CO-RE relocation.
  */
 #include "interface_types.h"
 
+#include "event_output.h"
 #include "processes.h"
 
-/* Filled in before loading. */
-const volatile __u64 ringbuffers_enabled;
-
-/* Turned into a ring buffer before loading where the kernel has one. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
-	__uint(key_size, sizeof(__u32));
-	__uint(value_size, sizeof(__u32));
-	__uint(max_entries, 0);
-} process_events SEC(".maps");
+EVENTS(process_events);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -38,10 +30,8 @@ static __always_inline void emit(void *ctx, __u32 pid, __u32 did)
 	__u32 zero = 0;
 	long failed;
 
-	if (ringbuffers_enabled)
-		failed = bpf_ringbuf_output(&process_events, &event, sizeof(event), 0);
-	else
-		failed = bpf_perf_event_output(ctx, &process_events, BPF_F_CURRENT_CPU, &event, sizeof(event));
+	log_debug("process %u did %u", pid, did);
+	failed = send_event(ctx, &process_events, &event, sizeof(event));
 	counted = bpf_map_lookup_elem(&counters, &zero);
 	if (counted)
 		__sync_fetch_and_add(failed ? &counted->lost : &counted->emitted, 1);

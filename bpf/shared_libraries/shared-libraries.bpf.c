@@ -16,10 +16,8 @@
  */
 #include "interface_types.h"
 
+#include "event_output.h"
 #include "shared-libraries.h"
-
-/* Filled in before loading. */
-const volatile __u64 ringbuffers_enabled;
 
 struct sys_enter {
 	__u64 common;
@@ -51,14 +49,9 @@ struct {
 	__type(value, struct open_at);
 	__uint(max_entries, 1024);
 } open_at_args SEC(".maps");
+TELEMETRY(open_at_args);
 
-/* Turned into a ring buffer before loading where the kernel has one. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
-	__uint(key_size, sizeof(__u32));
-	__uint(value_size, sizeof(__u32));
-	__uint(max_entries, 0);
-} shared_libraries SEC(".maps");
+EVENTS(shared_libraries);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -81,11 +74,17 @@ static __always_inline long read_path(struct lib_path *path, const char *address
 	long size = bpf_probe_read_user_str(path->buf, sizeof(path->buf), address);
 	char last;
 
-	if (size < 0)
+	if (size < 0) {
+		helper_failed(READ_USER_STR_HELPER, size);
 		return size;
+	}
 	if (size == sizeof(path->buf)) {
 		/* Either just fits or was cut: what stands where its NUL belongs? */
-		if (bpf_probe_read_user(&last, 1, address + size - 1) || last)
+		long failed = bpf_probe_read_user(&last, 1, address + size - 1);
+
+		if (failed)
+			helper_failed(READ_USER_HELPER, failed);
+		if (failed || last)
 			return 0;
 	}
 	return size - 1;
@@ -104,7 +103,7 @@ static __always_inline int enter(const char *address)
 	else
 		open.later.address = address;
 	open.path.pid = thread >> 32;
-	bpf_map_update_elem(&open_at_args, &thread, &open, BPF_ANY);
+	map_update(open_at_args, &thread, &open);
 	return 0;
 }
 
@@ -128,13 +127,8 @@ static __always_inline bool is_tls_library(const struct lib_path *path)
 
 static __always_inline void emit(void *ctx, struct lib_path *path)
 {
-	long failed;
-
-	if (ringbuffers_enabled)
-		failed = bpf_ringbuf_output(&shared_libraries, path, sizeof(*path), 0);
-	else
-		failed = bpf_perf_event_output(ctx, &shared_libraries, BPF_F_CURRENT_CPU, path, sizeof(*path));
-	if (failed)
+	log_debug("process %u opened a library, %u bytes of path", path->pid, path->len);
+	if (send_event(ctx, &shared_libraries, path, sizeof(*path)))
 		count(lost);
 	else
 		count(emitted);

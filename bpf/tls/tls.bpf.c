@@ -16,6 +16,8 @@
  */
 #include "interface_types.h"
 
+#include "error_telemetry.h"
+#include "log_debug.h"
 #include "tls.h"
 
 /* struct pt_regs as user space knows it (asm/ptrace.h), of the machine the program runs on. */
@@ -54,6 +56,7 @@ struct {
 	__type(value, __u64);
 	__uint(max_entries, 8192);
 } tls_calls SEC(".maps");
+TELEMETRY(tls_calls);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -61,6 +64,7 @@ struct {
 	__type(value, struct tls_traffic);
 	__uint(max_entries, 16384);
 } tls_traffic SEC(".maps");
+TELEMETRY(tls_traffic);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -82,10 +86,11 @@ static __always_inline int add(__u64 received, __u64 sent)
 	__u32 pid = bpf_get_current_pid_tgid() >> 32;
 	struct tls_traffic *traffic = bpf_map_lookup_elem(&tls_traffic, &pid);
 
+	log_debug("process %u received %llu and sent %llu", pid, received, sent);
 	if (!traffic) {
 		struct tls_traffic none = {};
 
-		bpf_map_update_elem(&tls_traffic, &pid, &none, BPF_NOEXIST);
+		map_insert(tls_traffic, &pid, &none);
 		traffic = bpf_map_lookup_elem(&tls_traffic, &pid);
 	}
 	if (!traffic) {
@@ -108,7 +113,7 @@ static __always_inline int enter(struct registers *regs, __u64 address)
 {
 	struct call call = {bpf_get_current_pid_tgid(), STACK_AT_ENTRY(regs)};
 
-	bpf_map_update_elem(&tls_calls, &call, &address, BPF_ANY);
+	map_update(tls_calls, &call, &address);
 	return 0;
 }
 
@@ -118,12 +123,17 @@ static __always_inline __u64 moved(struct registers *regs)
 	struct call call = {bpf_get_current_pid_tgid(), STACK_AT_RETURN(regs)};
 	__u64 *address = bpf_map_lookup_elem(&tls_calls, &call);
 	__u64 number = 0;
+	long failed;
 
 	if (!address)
 		return 0;
-	if ((int)RETURNED(regs) == 1 && bpf_probe_read_user(&number, sizeof(number), (void *)*address)) {
-		number = 0;
-		count(unread, 1);
+	if ((int)RETURNED(regs) == 1) {
+		failed = bpf_probe_read_user(&number, sizeof(number), (void *)*address);
+		if (failed) {
+			helper_failed(READ_USER_HELPER, failed);
+			number = 0;
+			count(unread, 1);
+		}
 	}
 	bpf_map_delete_elem(&tls_calls, &call);
 	return number;

@@ -66,6 +66,7 @@ static __always_inline struct conn_stats *stats_of(const struct conn_tuple *tupl
 		return stats;
 	fill_new(&fresh, guess_direction(tuple));
 	*begun = !map_insert(conn_stats, tuple, &fresh);
+	log_debug("port %u to %u of process %u begins with its use", tuple->sport, tuple->dport, tuple->pid);
 	stats = bpf_map_lookup_elem(&conn_stats, tuple);
 	if (!stats)
 		count(stats_lost);
@@ -91,19 +92,6 @@ static __always_inline void lose_bytes(__u64 sent, __u64 received)
 		count_many(sent_bytes_lost, sent);
 	if (received)
 		count_many(recv_bytes_lost, received);
-}
-
-static __always_inline long send_event(void *ctx, void *event, __u64 size)
-{
-	long failed;
-
-	if (ringbuffers_enabled)
-		failed = bpf_ringbuf_output(&conn_close_event, event, size, 0);
-	else
-		failed = bpf_perf_event_output(ctx, &conn_close_event, BPF_F_CURRENT_CPU, event, size);
-	if (failed)
-		helper_failed(ringbuffers_enabled ? RINGBUF_OUTPUT_HELPER : PERF_EVENT_OUTPUT_HELPER, failed);
-	return failed;
 }
 
 /*
@@ -146,13 +134,14 @@ static __always_inline bool put_in_batch(const struct conn *conn)
 /* The end of a connection is told once, or counted as lost. */
 static __always_inline void tell_closed(void *ctx, struct conn *conn)
 {
+	log_debug("port %u to %u of process %u closed", conn->tuple.sport, conn->tuple.dport, conn->tuple.pid);
 	if (put_in_batch(conn))
 		return;
 	if (conn->tuple.metadata & CONN_TCP)
 		count(unbatched_tcp_close);
 	else
 		count(unbatched_udp_close);
-	if (send_event(ctx, conn, sizeof(*conn)))
+	if (send_event(ctx, &conn_close_event, conn, sizeof(*conn)))
 		count(events_lost);
 }
 
@@ -169,7 +158,7 @@ static __always_inline void flush_batch(void *ctx)
 	if (!busy)
 		return;
 	if (take(busy) && batch->len == CONN_BATCH) {
-		if (send_event(ctx, batch, sizeof(*batch)))
+		if (send_event(ctx, &conn_close_event, batch, sizeof(*batch)))
 			count_many(events_lost, CONN_BATCH);
 		batch->len = 0;
 		barrier();

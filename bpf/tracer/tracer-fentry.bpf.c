@@ -11,7 +11,9 @@
  * Misses: TCP bytes that leave a socket by zero-copy receive or a sockmap; bytes of kTLS, which takes sendmsg and recvmsg
  * over, and of MPTCP (its subflows are seen as connections without bytes); UDP that is sent or read by the kernel itself;
  * bytes of a corked datagram until the next send call where setsockopt sends it; what a connection did before the
- * programs were in.
+ * programs were in; calls for which the kernel passes a program by, because a task of the same CPU was preempted within
+ * it (counted: Tracer.missed). Where kernels preempt themselves (7.3 as Debian configures it, not 6.18) a busy CPU does
+ * that often; bpf_preempt_disable is no help, for what it put off happens at its end, still within the program.
  * Oldest kernel: 5.8 on x86-64 (BPF trampoline 5.5, bpf_get_ns_current_pid_tgid 5.7), with its own BTF.
  *
  * Several kernel functions changed their arguments over time. A program with one argument too few loads without an
@@ -25,217 +27,79 @@
 #include "tracer-tcp.h"
 #include "tracer-udp.h"
 
-SEC("fentry/tcp_connect")
-int BPF_PROG(tcp_connect, struct sock *sk)
-{
-	on_tcp_connect(sk);
-	return 0;
-}
+/* A program: where it listens, its name, what it does, and the function's arguments (at its exit its result, too). */
+#define HOOK(section, program, work, arguments...)                                       \
+	SEC(section)                                                                     \
+	int BPF_PROG(program, arguments)                                                 \
+	{                                                                                \
+		work;                                                                    \
+		return 0;                                                                \
+	}
 
-SEC("fentry/tcp_finish_connect")
-int BPF_PROG(tcp_finish_connect, struct sock *sk, struct sk_buff *skb)
-{
-	on_tcp_finish_connect(sk);
-	return 0;
-}
+HOOK("fentry/tcp_connect", tcp_connect, on_tcp_connect(sk), struct sock *sk)
+HOOK("fentry/tcp_finish_connect", tcp_finish_connect, on_tcp_finish_connect(sk), struct sock *sk, struct sk_buff *skb)
 
-SEC("fexit/inet_csk_accept")
-int BPF_PROG(inet_csk_accept_exit_2, struct sock *listener, struct proto_accept_arg *arg, struct sock *sk)
-{
-	on_inet_csk_accept(listener, sk);
-	return 0;
-}
+HOOK("fexit/inet_csk_accept", inet_csk_accept_exit_2, on_inet_csk_accept(listener, sk),
+     struct sock *listener, struct proto_accept_arg *arg, struct sock *sk)
+HOOK("fexit/inet_csk_accept", inet_csk_accept_exit_4, on_inet_csk_accept(listener, sk),
+     struct sock *listener, int flags, int *error, bool kern, struct sock *sk)
+HOOK("fentry/inet_csk_listen_stop", inet_csk_listen_stop_enter, on_inet_csk_listen_stop(listener),
+     struct sock *listener)
 
-SEC("fexit/inet_csk_accept")
-int BPF_PROG(inet_csk_accept_exit_4, struct sock *listener, int flags, int *error, bool kern, struct sock *sk)
-{
-	on_inet_csk_accept(listener, sk);
-	return 0;
-}
+HOOK("fexit/tcp_sendmsg", tcp_sendmsg_exit, on_tcp_sent(sk, sent),
+     struct sock *sk, struct msghdr *msg, size_t size, int sent)
+HOOK("fexit/tcp_sendpage", tcp_sendpage_exit, on_tcp_sent(sk, sent),
+     struct sock *sk, struct page *page, int offset, size_t size, int flags, int sent)
 
-SEC("fentry/inet_csk_listen_stop")
-int BPF_PROG(inet_csk_listen_stop_enter, struct sock *listener)
-{
-	on_inet_csk_listen_stop(listener);
-	return 0;
-}
+HOOK("fexit/tcp_recvmsg", tcp_recvmsg_exit_4, on_tcp_received(sk, flags, copied),
+     struct sock *sk, struct msghdr *msg, size_t len, int flags, int copied)
+HOOK("fexit/tcp_recvmsg", tcp_recvmsg_exit_5, on_tcp_received(sk, flags, copied),
+     struct sock *sk, struct msghdr *msg, size_t len, int flags, int *addr_len, int copied)
+HOOK("fexit/tcp_recvmsg", tcp_recvmsg_exit_6, on_tcp_received(sk, flags, copied),
+     struct sock *sk, struct msghdr *msg, size_t len, int nonblock, int flags, int *addr_len, int copied)
+HOOK("fexit/tcp_splice_read", tcp_splice_read_exit, on_tcp_received(BPF_CORE_READ(socket, sk), 0, copied),
+     struct socket *socket, void *position, struct pipe_inode_info *pipe, size_t len, unsigned int flags, long copied)
 
-SEC("fexit/tcp_sendmsg")
-int BPF_PROG(tcp_sendmsg_exit, struct sock *sk, struct msghdr *msg, size_t size, int sent)
-{
-	on_tcp_sent(sk, sent);
-	return 0;
-}
+HOOK("fexit/tcp_retransmit_skb", tcp_retransmit_skb_exit, on_tcp_retransmit(sk, failed),
+     struct sock *sk, struct sk_buff *skb, int segments, int failed)
 
-SEC("fexit/tcp_sendpage")
-int BPF_PROG(tcp_sendpage_exit, struct sock *sk, struct page *page, int offset, size_t size, int flags, int sent)
-{
-	on_tcp_sent(sk, sent);
-	return 0;
-}
+HOOK("fentry/tcp_close", tcp_close, on_tcp_close(ctx, sk), struct sock *sk, long timeout)
+HOOK("fexit/tcp_close", tcp_close_exit, flush_batch(ctx), struct sock *sk, long timeout)
+HOOK("fentry/tcp_disconnect", tcp_disconnect, on_tcp_abandoned(ctx, sk), struct sock *sk, int flags)
+HOOK("fentry/tcp_v4_destroy_sock", tcp_v4_destroy_sock, on_tcp_abandoned(ctx, sk), struct sock *sk)
 
-SEC("fexit/tcp_recvmsg")
-int BPF_PROG(tcp_recvmsg_exit_4, struct sock *sk, struct msghdr *msg, size_t len, int flags, int copied)
-{
-	on_tcp_received(sk, flags, copied);
-	return 0;
-}
+HOOK("fentry/udp_send_skb", udp_send_skb, on_udp_send_skb4(skb, flow),
+     struct sk_buff *skb, struct flowi4 *flow, struct inet_cork *cork)
+HOOK("fentry/udp_v6_send_skb", udp_v6_send_skb, on_udp_send_skb6(skb, flow),
+     struct sk_buff *skb, struct flowi6 *flow, struct inet_cork *cork)
+HOOK("fexit/udp_sendmsg", udp_sendmsg_exit, on_udp_sent(sk, sent),
+     struct sock *sk, struct msghdr *msg, size_t len, int sent)
+HOOK("fexit/udpv6_sendmsg", udpv6_sendmsg_exit, on_udpv6_sent(sk, sent),
+     struct sock *sk, struct msghdr *msg, size_t len, int sent)
+HOOK("fentry/udp_sendpage", udp_sendpage, on_udp_sendpage(),
+     struct sock *sk, struct page *page, int offset, size_t size, int flags)
+HOOK("fexit/udp_sendpage", udp_sendpage_exit, on_udp_page_sent(sk, sent),
+     struct sock *sk, struct page *page, int offset, size_t size, int flags, int sent)
 
-SEC("fexit/tcp_recvmsg")
-int BPF_PROG(tcp_recvmsg_exit_5, struct sock *sk, struct msghdr *msg, size_t len, int flags, int *addr_len,
-	     int copied)
-{
-	on_tcp_received(sk, flags, copied);
-	return 0;
-}
-
-SEC("fexit/tcp_recvmsg")
-int BPF_PROG(tcp_recvmsg_exit_6, struct sock *sk, struct msghdr *msg, size_t len, int nonblock, int flags,
-	     int *addr_len, int copied)
-{
-	on_tcp_received(sk, flags, copied);
-	return 0;
-}
-
-SEC("fexit/tcp_splice_read")
-int BPF_PROG(tcp_splice_read_exit, struct socket *socket, void *position, struct pipe_inode_info *pipe, size_t len,
-	     unsigned int flags, long copied)
-{
-	on_tcp_received(BPF_CORE_READ(socket, sk), 0, copied);
-	return 0;
-}
-
-SEC("fexit/tcp_retransmit_skb")
-int BPF_PROG(tcp_retransmit_skb_exit, struct sock *sk, struct sk_buff *skb, int segments, int failed)
-{
-	on_tcp_retransmit(sk, failed);
-	return 0;
-}
-
-SEC("fentry/tcp_close")
-int BPF_PROG(tcp_close, struct sock *sk, long timeout)
-{
-	on_tcp_close(ctx, sk);
-	return 0;
-}
-
-SEC("fexit/tcp_close")
-int BPF_PROG(tcp_close_exit, struct sock *sk, long timeout)
-{
-	flush_batch(ctx);
-	return 0;
-}
-
-SEC("fentry/tcp_disconnect")
-int BPF_PROG(tcp_disconnect, struct sock *sk, int flags)
-{
-	on_tcp_abandoned(ctx, sk);
-	return 0;
-}
-
-SEC("fentry/tcp_v4_destroy_sock")
-int BPF_PROG(tcp_v4_destroy_sock, struct sock *sk)
-{
-	on_tcp_abandoned(ctx, sk);
-	return 0;
-}
-
-SEC("fentry/udp_send_skb")
-int BPF_PROG(udp_send_skb, struct sk_buff *skb, struct flowi4 *flow, struct inet_cork *cork)
-{
-	on_udp_send_skb4(skb, flow);
-	return 0;
-}
-
-SEC("fentry/udp_v6_send_skb")
-int BPF_PROG(udp_v6_send_skb, struct sk_buff *skb, struct flowi6 *flow, struct inet_cork *cork)
-{
-	on_udp_send_skb6(skb, flow);
-	return 0;
-}
-
-SEC("fexit/udp_sendmsg")
-int BPF_PROG(udp_sendmsg_exit, struct sock *sk, struct msghdr *msg, size_t len, int sent)
-{
-	on_udp_sent(sk, sent);
-	return 0;
-}
-
-SEC("fexit/udpv6_sendmsg")
-int BPF_PROG(udpv6_sendmsg_exit, struct sock *sk, struct msghdr *msg, size_t len, int sent)
-{
-	on_udpv6_sent(sk, sent);
-	return 0;
-}
-
-SEC("fentry/udp_sendpage")
-int BPF_PROG(udp_sendpage, struct sock *sk, struct page *page, int offset, size_t size, int flags)
-{
-	on_udp_sendpage();
-	return 0;
-}
-
-SEC("fexit/udp_sendpage")
-int BPF_PROG(udp_sendpage_exit, struct sock *sk, struct page *page, int offset, size_t size, int flags, int sent)
-{
-	on_udp_page_sent(sk, sent);
-	return 0;
-}
-
-SEC("fentry/skb_consume_udp")
-int BPF_PROG(skb_consume_udp, struct sock *sk, struct sk_buff *skb, int copied)
-{
-	on_skb_consume_udp(sk, skb, copied);
-	return 0;
-}
+HOOK("fentry/skb_consume_udp", skb_consume_udp, on_skb_consume_udp(sk, skb, copied),
+     struct sock *sk, struct sk_buff *skb, int copied)
 
 /* The address is a struct sockaddr_unsized from 6.19 on; it is read as what it holds. */
-static __always_inline int bound(struct socket *socket, void *address, int failed)
+static __always_inline void bound(struct socket *socket, void *address, int failed)
 {
 	if (!failed)
 		on_udp_bound(BPF_CORE_READ(socket, sk), BPF_CORE_READ((struct sockaddr_in *)address, sin_port));
-	return 0;
 }
 
-SEC("fexit/inet_bind")
-int BPF_PROG(inet_bind_exit, struct socket *socket, void *address, int size, int failed)
-{
-	return bound(socket, address, failed);
-}
+HOOK("fexit/inet_bind", inet_bind_exit, bound(socket, address, failed),
+     struct socket *socket, void *address, int size, int failed)
+HOOK("fexit/inet6_bind", inet6_bind_exit, bound(socket, address, failed),
+     struct socket *socket, void *address, int size, int failed)
 
-SEC("fexit/inet6_bind")
-int BPF_PROG(inet6_bind_exit, struct socket *socket, void *address, int size, int failed)
-{
-	return bound(socket, address, failed);
-}
-
-SEC("fentry/udp_destroy_sock")
-int BPF_PROG(udp_destroy_sock, struct sock *sk)
-{
-	on_udp_destroy_sock(ctx, sk);
-	return 0;
-}
-
-SEC("fexit/udp_destroy_sock")
-int BPF_PROG(udp_destroy_sock_exit, struct sock *sk)
-{
-	flush_batch(ctx);
-	return 0;
-}
-
-SEC("fentry/udpv6_destroy_sock")
-int BPF_PROG(udpv6_destroy_sock, struct sock *sk)
-{
-	on_udp_destroy_sock(ctx, sk);
-	return 0;
-}
-
-SEC("fexit/udpv6_destroy_sock")
-int BPF_PROG(udpv6_destroy_sock_exit, struct sock *sk)
-{
-	flush_batch(ctx);
-	return 0;
-}
+HOOK("fentry/udp_destroy_sock", udp_destroy_sock, on_udp_destroy_sock(ctx, sk), struct sock *sk)
+HOOK("fexit/udp_destroy_sock", udp_destroy_sock_exit, flush_batch(ctx), struct sock *sk)
+HOOK("fentry/udpv6_destroy_sock", udpv6_destroy_sock, on_udp_destroy_sock(ctx, sk), struct sock *sk)
+HOOK("fexit/udpv6_destroy_sock", udpv6_destroy_sock_exit, flush_batch(ctx), struct sock *sk)
 
 /* Does nothing: whether a program that was taken off can be attached again is tried with this one (from 5.13 it can). */
 SEC("fentry/inet_csk_listen_stop")

@@ -7,13 +7,12 @@
 
 #include "kernel_types.h"
 
-#include "error_telemetry.h"
+#include "event_output.h"
 #include "tracer.h"
 
 /* Filled in before loading. The device is in the kernel's own encoding: major << 20 | minor. */
 const volatile __u64 systemprobe_device;
 const volatile __u64 systemprobe_ino;
-const volatile __u64 ringbuffers_enabled;
 
 /* A socket from its first use to its end. tuple: TCP, its connection; UDP, the flow it used last. */
 struct tracked_socket {
@@ -62,13 +61,7 @@ struct {
 	__uint(max_entries, 1);
 } conn_close_busy SEC(".maps");
 
-/* Turned into a ring buffer before loading where the kernel has one. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
-	__uint(key_size, sizeof(__u32));
-	__uint(value_size, sizeof(__u32));
-	__uint(max_entries, 0);
-} conn_close_event SEC(".maps");
+EVENTS(conn_close_event);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

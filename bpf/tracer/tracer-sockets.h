@@ -85,10 +85,13 @@ static __always_inline bool read_packet(struct conn_tuple *tuple, struct sk_buff
 	unsigned char *network = head + BPF_CORE_READ(skb, network_header);
 	struct udphdr *udp = (struct udphdr *)(head + BPF_CORE_READ(skb, transport_header));
 	__u8 version = 0;
+	long failed = bpf_probe_read_kernel(&version, 1, network);
 
 	__builtin_memset(tuple, 0, sizeof(*tuple));
-	if (bpf_probe_read_kernel(&version, 1, network))
+	if (failed) {
+		helper_failed(READ_KERNEL_HELPER, failed);
 		return false;
+	}
 	if (version >> 4 == 4) {
 		tuple->saddr_l = BPF_CORE_READ((struct iphdr *)network, daddr);
 		tuple->daddr_l = BPF_CORE_READ((struct iphdr *)network, saddr);

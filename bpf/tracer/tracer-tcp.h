@@ -18,6 +18,7 @@ static __always_inline void tcp_begin(struct sock *sk, __u32 pid, __u8 direction
 
 	if (!read_socket(&fresh.tuple, sk, pid, CONN_TCP) || !is_collected(&fresh.tuple))
 		return;
+	log_debug("port %u to %u of process %u begins", fresh.tuple.sport, fresh.tuple.dport, pid);
 	fill_new(&stats, direction);
 	if (map_update(tracked_sockets, &key, &fresh) || map_update(conn_stats, &fresh.tuple, &stats)) {
 		bpf_map_delete_elem(&tracked_sockets, &key);

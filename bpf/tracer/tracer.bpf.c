@@ -45,19 +45,18 @@ enum function {
 
 HASH(call_args, struct call, struct call_args, 4096);
 
-static __always_inline int begins(enum function function, struct call_args *args)
+static __always_inline void begins(enum function function, struct call_args *args)
 {
 	struct call call = { .thread = bpf_get_current_pid_tgid(), .function = function };
 
 	map_update(call_args, &call, args);
-	return 0;
 }
 
-static __always_inline int begins_with(enum function function, struct sock *sk)
+static __always_inline void begins_with(enum function function, struct sock *sk)
 {
 	struct call_args args = { .sock = (__u64)sk };
 
-	return begins(function, &args);
+	begins(function, &args);
 }
 
 /* False if its begin was not seen. */
@@ -73,116 +72,73 @@ static __always_inline bool ends(enum function function, struct call_args *args)
 	return true;
 }
 
-SEC("kprobe/tcp_connect")
-int BPF_KPROBE(kprobe__tcp_connect, struct sock *sk)
-{
-	on_tcp_connect(sk);
-	return 0;
-}
-
-SEC("kprobe/tcp_finish_connect")
-int BPF_KPROBE(kprobe__tcp_finish_connect, struct sock *sk)
-{
-	on_tcp_finish_connect(sk);
-	return 0;
-}
-
-SEC("kprobe/inet_csk_accept")
-int BPF_KPROBE(kprobe__inet_csk_accept, struct sock *listener)
-{
-	return begins_with(ACCEPT, listener);
-}
-
-SEC("kretprobe/inet_csk_accept")
-int BPF_KRETPROBE(kretprobe__inet_csk_accept, struct sock *sk)
+/* The socket that the call was given which ends here, or NULL. */
+static __always_inline struct sock *ended(enum function function)
 {
 	struct call_args args;
 
-	if (ends(ACCEPT, &args))
-		on_inet_csk_accept((struct sock *)args.sock, sk);
-	return 0;
+	return ends(function, &args) ? (struct sock *)args.sock : NULL;
 }
 
-SEC("kprobe/inet_csk_listen_stop")
-int BPF_KPROBE(kprobe__inet_csk_listen_stop, struct sock *listener)
-{
-	on_inet_csk_listen_stop(listener);
-	return 0;
-}
+/* A program at the beginning of a function, with those of its arguments that are read; or at its end, with its result. */
+#define AT_BEGIN(function, work, arguments...)                                           \
+	SEC("kprobe/" #function)                                                         \
+	int BPF_KPROBE(kprobe__##function, arguments)                                    \
+	{                                                                                \
+		work;                                                                    \
+		return 0;                                                                \
+	}
+#define AT_END(function, work, result...)                                                \
+	SEC("kretprobe/" #function)                                                      \
+	int BPF_KRETPROBE(kretprobe__##function, ##result)                               \
+	{                                                                                \
+		work;                                                                    \
+		return 0;                                                                \
+	}
 
-SEC("kprobe/tcp_sendmsg")
-int BPF_KPROBE(kprobe__tcp_sendmsg, struct sock *sk)
-{
-	return begins_with(TCP_SENDMSG, sk);
-}
+/* Both, where the end wants the socket that the call was given, and what it returns. */
+#define CALL(number, function, on_end)                                                   \
+	AT_BEGIN(function, begins_with(number, sk), struct sock *sk)                     \
+	AT_END(function, struct sock *sk = ended(number); if (sk) on_end(sk, result), int result)
 
-SEC("kretprobe/tcp_sendmsg")
-int BPF_KRETPROBE(kretprobe__tcp_sendmsg, int sent)
-{
-	struct call_args args;
+AT_BEGIN(tcp_connect, on_tcp_connect(sk), struct sock *sk)
+AT_BEGIN(tcp_finish_connect, on_tcp_finish_connect(sk), struct sock *sk)
 
-	if (ends(TCP_SENDMSG, &args))
-		on_tcp_sent((struct sock *)args.sock, sent);
-	return 0;
-}
+AT_BEGIN(inet_csk_accept, begins_with(ACCEPT, listener), struct sock *listener)
+AT_END(inet_csk_accept, struct sock *listener = ended(ACCEPT); if (listener) on_inet_csk_accept(listener, sk),
+       struct sock *sk)
+AT_BEGIN(inet_csk_listen_stop, on_inet_csk_listen_stop(listener), struct sock *listener)
 
-SEC("kprobe/tcp_sendpage")
-int BPF_KPROBE(kprobe__tcp_sendpage, struct sock *sk)
-{
-	return begins_with(TCP_SENDPAGE, sk);
-}
-
-SEC("kretprobe/tcp_sendpage")
-int BPF_KRETPROBE(kretprobe__tcp_sendpage, int sent)
-{
-	struct call_args args;
-
-	if (ends(TCP_SENDPAGE, &args))
-		on_tcp_sent((struct sock *)args.sock, sent);
-	return 0;
-}
+CALL(TCP_SENDMSG, tcp_sendmsg, on_tcp_sent)
+CALL(TCP_SENDPAGE, tcp_sendpage, on_tcp_sent)
 
 /* Where the flags are changed in 5.19; that the socket's data was read on does not show for a peek or an error. */
-SEC("kprobe/tcp_recvmsg")
-int BPF_KPROBE(kprobe__tcp_recvmsg, struct sock *sk)
+static __always_inline void receive_begins(struct sock *sk)
 {
 	struct call_args args = {
 		.sock = (__u64)sk,
 		.copied_seq = BPF_CORE_READ((struct tcp_sock *)sk, copied_seq),
 	};
 
-	return begins(TCP_RECVMSG, &args);
+	begins(TCP_RECVMSG, &args);
 }
 
-SEC("kretprobe/tcp_recvmsg")
-int BPF_KRETPROBE(kretprobe__tcp_recvmsg, int copied)
+static __always_inline void receive_ends(int copied)
 {
 	struct call_args args;
 	struct tcp_sock *tcp;
 
 	if (!ends(TCP_RECVMSG, &args))
-		return 0;
+		return;
 	tcp = (struct tcp_sock *)args.sock;
 	if (BPF_CORE_READ(tcp, copied_seq) != args.copied_seq)
 		on_tcp_received((struct sock *)tcp, 0, copied);
-	return 0;
 }
 
-SEC("kprobe/tcp_splice_read")
-int BPF_KPROBE(kprobe__tcp_splice_read, struct socket *socket)
-{
-	return begins_with(TCP_SPLICE_READ, BPF_CORE_READ(socket, sk));
-}
-
-SEC("kretprobe/tcp_splice_read")
-int BPF_KRETPROBE(kretprobe__tcp_splice_read, long copied)
-{
-	struct call_args args;
-
-	if (ends(TCP_SPLICE_READ, &args))
-		on_tcp_received((struct sock *)args.sock, 0, copied);
-	return 0;
-}
+AT_BEGIN(tcp_recvmsg, receive_begins(sk), struct sock *sk)
+AT_END(tcp_recvmsg, receive_ends(copied), int copied)
+AT_BEGIN(tcp_splice_read, begins_with(TCP_SPLICE_READ, BPF_CORE_READ(socket, sk)), struct socket *socket)
+AT_END(tcp_splice_read, struct sock *sk = ended(TCP_SPLICE_READ); if (sk) on_tcp_received(sk, 0, copied), long copied)
 
 /* events/tcp/tcp_retransmit_skb/format. A return probe would not do: these calls have no thread of their own. */
 struct tcp_retransmit_record {
@@ -198,174 +154,47 @@ int tracepoint__tcp__tcp_retransmit_skb(struct tcp_retransmit_record *record)
 	return 0;
 }
 
-SEC("kprobe/tcp_close")
-int BPF_KPROBE(kprobe__tcp_close, struct sock *sk)
-{
-	on_tcp_close(ctx, sk);
-	return 0;
-}
+AT_BEGIN(tcp_close, on_tcp_close(ctx, sk), struct sock *sk)
+AT_END(tcp_close, flush_batch(ctx))
+AT_BEGIN(tcp_disconnect, on_tcp_abandoned(ctx, sk), struct sock *sk)
+AT_BEGIN(tcp_v4_destroy_sock, on_tcp_abandoned(ctx, sk), struct sock *sk)
 
-SEC("kretprobe/tcp_close")
-int BPF_KRETPROBE(kretprobe__tcp_close)
-{
-	flush_batch(ctx);
-	return 0;
-}
+AT_BEGIN(udp_send_skb, on_udp_send_skb4(skb, flow), struct sk_buff *skb, struct flowi4 *flow)
+AT_BEGIN(udp_v6_send_skb, on_udp_send_skb6(skb, flow), struct sk_buff *skb, struct flowi6 *flow)
+CALL(UDP_SENDMSG, udp_sendmsg, on_udp_sent)
+CALL(UDPV6_SENDMSG, udpv6_sendmsg, on_udpv6_sent)
+AT_BEGIN(udp_sendpage, on_udp_sendpage(); begins_with(UDP_SENDPAGE, sk), struct sock *sk)
+AT_END(udp_sendpage, struct sock *sk = ended(UDP_SENDPAGE); if (sk) on_udp_page_sent(sk, sent), int sent)
 
-SEC("kprobe/tcp_disconnect")
-int BPF_KPROBE(kprobe__tcp_disconnect, struct sock *sk)
-{
-	on_tcp_abandoned(ctx, sk);
-	return 0;
-}
+AT_BEGIN(skb_consume_udp, on_skb_consume_udp(sk, skb, copied), struct sock *sk, struct sk_buff *skb, int copied)
 
-SEC("kprobe/tcp_v4_destroy_sock")
-int BPF_KPROBE(kprobe__tcp_v4_destroy_sock, struct sock *sk)
-{
-	on_tcp_abandoned(ctx, sk);
-	return 0;
-}
-
-SEC("kprobe/udp_send_skb")
-int BPF_KPROBE(kprobe__udp_send_skb, struct sk_buff *skb, struct flowi4 *flow)
-{
-	on_udp_send_skb4(skb, flow);
-	return 0;
-}
-
-SEC("kprobe/udp_v6_send_skb")
-int BPF_KPROBE(kprobe__udp_v6_send_skb, struct sk_buff *skb, struct flowi6 *flow)
-{
-	on_udp_send_skb6(skb, flow);
-	return 0;
-}
-
-SEC("kprobe/udp_sendmsg")
-int BPF_KPROBE(kprobe__udp_sendmsg, struct sock *sk)
-{
-	return begins_with(UDP_SENDMSG, sk);
-}
-
-SEC("kretprobe/udp_sendmsg")
-int BPF_KRETPROBE(kretprobe__udp_sendmsg, int sent)
-{
-	struct call_args args;
-
-	if (ends(UDP_SENDMSG, &args))
-		on_udp_sent((struct sock *)args.sock, sent);
-	return 0;
-}
-
-SEC("kprobe/udpv6_sendmsg")
-int BPF_KPROBE(kprobe__udpv6_sendmsg, struct sock *sk)
-{
-	return begins_with(UDPV6_SENDMSG, sk);
-}
-
-SEC("kretprobe/udpv6_sendmsg")
-int BPF_KRETPROBE(kretprobe__udpv6_sendmsg, int sent)
-{
-	struct call_args args;
-
-	if (ends(UDPV6_SENDMSG, &args))
-		on_udpv6_sent((struct sock *)args.sock, sent);
-	return 0;
-}
-
-SEC("kprobe/udp_sendpage")
-int BPF_KPROBE(kprobe__udp_sendpage, struct sock *sk)
-{
-	on_udp_sendpage();
-	return begins_with(UDP_SENDPAGE, sk);
-}
-
-SEC("kretprobe/udp_sendpage")
-int BPF_KRETPROBE(kretprobe__udp_sendpage, int sent)
-{
-	struct call_args args;
-
-	if (ends(UDP_SENDPAGE, &args))
-		on_udp_page_sent((struct sock *)args.sock, sent);
-	return 0;
-}
-
-SEC("kprobe/skb_consume_udp")
-int BPF_KPROBE(kprobe__skb_consume_udp, struct sock *sk, struct sk_buff *skb, int copied)
-{
-	on_skb_consume_udp(sk, skb, copied);
-	return 0;
-}
-
-static __always_inline int bind_begins(enum function function, struct socket *socket, void *address)
+static __always_inline void bind_begins(enum function function, struct socket *socket, void *address)
 {
 	struct call_args args = {
 		.sock = (__u64)BPF_CORE_READ(socket, sk),
 		.port = BPF_CORE_READ((struct sockaddr_in *)address, sin_port),
 	};
 
-	return begins(function, &args);
+	begins(function, &args);
 }
 
-static __always_inline int bind_ends(enum function function, int failed)
+static __always_inline void bind_ends(enum function function, int failed)
 {
 	struct call_args args;
 
 	if (ends(function, &args) && !failed)
 		on_udp_bound((struct sock *)args.sock, args.port);
-	return 0;
 }
 
-SEC("kprobe/inet_bind")
-int BPF_KPROBE(kprobe__inet_bind, struct socket *socket, void *address)
-{
-	return bind_begins(INET_BIND, socket, address);
-}
+AT_BEGIN(inet_bind, bind_begins(INET_BIND, socket, address), struct socket *socket, void *address)
+AT_END(inet_bind, bind_ends(INET_BIND, failed), int failed)
+AT_BEGIN(inet6_bind, bind_begins(INET6_BIND, socket, address), struct socket *socket, void *address)
+AT_END(inet6_bind, bind_ends(INET6_BIND, failed), int failed)
 
-SEC("kretprobe/inet_bind")
-int BPF_KRETPROBE(kretprobe__inet_bind, int failed)
-{
-	return bind_ends(INET_BIND, failed);
-}
-
-SEC("kprobe/inet6_bind")
-int BPF_KPROBE(kprobe__inet6_bind, struct socket *socket, void *address)
-{
-	return bind_begins(INET6_BIND, socket, address);
-}
-
-SEC("kretprobe/inet6_bind")
-int BPF_KRETPROBE(kretprobe__inet6_bind, int failed)
-{
-	return bind_ends(INET6_BIND, failed);
-}
-
-SEC("kprobe/udp_destroy_sock")
-int BPF_KPROBE(kprobe__udp_destroy_sock, struct sock *sk)
-{
-	on_udp_destroy_sock(ctx, sk);
-	return 0;
-}
-
-SEC("kretprobe/udp_destroy_sock")
-int BPF_KRETPROBE(kretprobe__udp_destroy_sock)
-{
-	flush_batch(ctx);
-	return 0;
-}
-
-SEC("kprobe/udpv6_destroy_sock")
-int BPF_KPROBE(kprobe__udpv6_destroy_sock, struct sock *sk)
-{
-	on_udp_destroy_sock(ctx, sk);
-	return 0;
-}
-
-SEC("kretprobe/udpv6_destroy_sock")
-int BPF_KRETPROBE(kretprobe__udpv6_destroy_sock)
-{
-	flush_batch(ctx);
-	return 0;
-}
+AT_BEGIN(udp_destroy_sock, on_udp_destroy_sock(ctx, sk), struct sock *sk)
+AT_END(udp_destroy_sock, flush_batch(ctx))
+AT_BEGIN(udpv6_destroy_sock, on_udp_destroy_sock(ctx, sk), struct sock *sk)
+AT_END(udpv6_destroy_sock, flush_batch(ctx))
 
 /* In the words that the kernel knows: it lends the tracing helpers to GPL-compatible programs only. */
 char _license[] SEC("license") = "GPL";

@@ -3,7 +3,7 @@
 Which tracer, and how it got into the kernel, is said first, and why the others did not. The JSON lines are
 ``started`` (``tracer``, ``stage``, ``btf`` and ``tried``, a line for everything that was or could have been tried),
 ``closed`` (a connection at its end; counts in bytes and segments, durations in seconds) and ``stopped`` (what the
-programs counted, losses among it).
+programs counted, losses among it; ``missed``, how often one could not run; what each map and helper refused).
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def _lines(tracer: Tracer, options: argparse.Namespace) -> None:
             for conn in tracer.closed(_STEP):
                 common.line(event="closed", **fields(conn.tuple, conn.stats), retransmits=conn.retransmits,
                             rtt_us=conn.tcp.rtt, seconds=conn.stats.duration / 1e9)  # fmt: skip
-    common.line(event="stopped", **tracer.counters()._asdict())
+    refused = {"map_errors": tracer.errors.maps(), "helper_errors": tracer.errors.helpers()}
+    common.line(event="stopped", **tracer.counters()._asdict(), missed=tracer.missed(), **refused)
 
 
 def _table(tracer: Tracer, options: argparse.Namespace) -> None:
@@ -89,11 +90,14 @@ def _drawn(tracer: Tracer, gone: deque[events.Conn]) -> RenderableType:
         table.add_row(*words, Text(state, style="dim" if state != "open" else "green"))
     more = f", {len(rows) - _MOST_ROWS} more rows" if len(rows) > _MOST_ROWS else ""
     counted = ", ".join(f"{name} {value}" for name, value in tracer.counters()._asdict().items())
+    refused = {**tracer.errors.maps(), **tracer.errors.helpers()}
+    errors = [f"{name} refused: {', '.join(f'{n} {e}' for e, n in of.items())}" for name, of in refused.items()]
     how = _how(tracer)
     btf = f", {how['btf']} BTF" if how["btf"] else ""
     title = f"{how['tracer']} tracer ({how['stage']}{btf}, {'ring' if tracer.ringbuf else 'perf'} buffer)"
     others = [Text(line, style="dim") for line in how["tried"] if not line.endswith(": won")]
-    return Group(Text(title, style="bold"), *others, table, Text(f"{counted}{more}", style="dim"))
+    notes = [f"{counted}, missed {tracer.missed()}{more}", *errors]
+    return Group(Text(title, style="bold"), *others, table, *(Text(note, style="dim") for note in notes))
 
 
 def fields(key: events.ConnTuple, stats: events.ConnStats) -> dict[str, Any]:
@@ -118,7 +122,7 @@ def _how(tracer: Tracer) -> dict[str, Any]:
     """Which tracer and stage won, whose BTF it used, and what became of the others."""
     attempts: tuple[Attempt, ...] = getattr(tracer, "attempts", ())
     stage = getattr(tracer, "stage", Stage.CORE)
-    asset = kprobe.MODULE if tracer.kind == "kprobe" else fentry.ASSET.removesuffix(".o")
+    asset = kprobe.MODULE if tracer.kind == "kprobe" else fentry.MODULE
     code = core.result_codes().get(asset) if stage is Stage.CORE else None
     tried = (
         [] if tracer.kind == "fentry" else ["fentry: not tried: it is for ECS and EKS Fargate only, or not asked for"]

@@ -1,45 +1,119 @@
-"""(pure) What maps and helpers refused, by the kernel's own count: the maps of ``bpf/include/error_telemetry.h``.
+"""What maps and helpers refused, by the kernel's own count: the maps of ``bpf/include/error_telemetry.h``.
 
-Laws: a map's key is its place in the tuple of names that the object was loaded with, counted from 1 (0 would be a map
-that nobody set); an error number above 63 is counted as 63.
+Laws: a map's key is its place among those that the object counts for, from 1 on (0 would be a map that nobody set); an
+error number above 63 is counted as 63. Every object that counts, from its load to its close, is in the counters
+``ebpf.maps.errors`` (tags ``module``, ``map_name``, ``error``) and ``ebpf.helpers.errors`` (``module``, ``helper``,
+``error``), which are brought up to date when metrics are read.
 """
 
 from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from threading import Lock
+from weakref import WeakSet
 
-from harness.errors import FormatError
+from harness.ebpf import elf
+from harness.ebpf.btf_parser import Btf
+from harness.errors import ClosedError, FormatError
+from harness.kernel_api import Map
+from harness.telemetry import DEFAULT, PROMETHEUS, MetricGroup, Registry
 
 MAP_ERRORS = "map_err_telemetry_map"
 HELPER_ERRORS = "helper_err_telemetry_map"
-HELPERS = ("probe_read_kernel", "perf_event_output", "ringbuf_output")
+HELPERS = ("probe_read_kernel", "perf_event_output", "ringbuf_output", "probe_read_user", "probe_read_user_str")
+_KEY = "_telemetry_key"
 _SLOTS = 64
 _MAP_VALUE = struct.Struct(f"<{_SLOTS}Q")
-_HELPER_VALUE = struct.Struct(f"<{5 * _SLOTS}Q")
-HELPER_KEY = struct.pack("<Q", 0)
-EMPTY_MAP = bytes(_MAP_VALUE.size)
-EMPTY_HELPER = bytes(_HELPER_VALUE.size)
+_HELPER_VALUE = struct.Struct(f"<{len(HELPERS) * _SLOTS}Q")
+_HELPER_KEY = struct.pack("<Q", 0)
+Errors = Mapping[str, Mapping[str, int]]
+"""Of each map or helper that refused something: errors by name, to how often."""
+
+
+def counted(image: bytes) -> tuple[str, ...]:
+    """(pure) The maps whose errors an object's programs count: those with a constant ``NAME_telemetry_key``.
+
+    Of bytes that are no object it is none: whoever opens them is told.
+    """
+    try:
+        btf = elf.contents(image).get(".BTF", b"")
+        names = Btf.parse(btf).section(".rodata") if btf else {}
+    except FormatError:
+        return ()
+    return tuple(sorted(name.removesuffix(_KEY) for name in names if name.endswith(_KEY)))
 
 
 def constants(maps: Collection[str]) -> dict[str, int]:
-    """The constants that tell an object's programs under which key each map's errors are counted."""
-    return {f"{name}_telemetry_key": number for number, name in enumerate(maps, 1)}
+    """(pure) The constants that tell an object's programs under which key each map's errors are counted."""
+    return {f"{name}{_KEY}": number for number, name in enumerate(maps, 1)}
 
 
-def map_key(number: int) -> bytes:
-    """The key in ``map_err_telemetry_map`` of the map with that number."""
-    return struct.pack("<Q", number)
+class ErrorTelemetry:
+    """Of an object that was loaded with the ``constants`` of these maps, and is not attached yet."""
+
+    def __init__(self, module: str, maps: Mapping[str, Map], counted: Sequence[str]) -> None:
+        """Put in the entries that programs look for and cannot make."""
+        self.module = module
+        self._maps, self._helpers = maps[MAP_ERRORS], maps[HELPER_ERRORS]
+        self._keys = {name: struct.pack("<Q", number) for number, name in enumerate(counted, 1)}
+        self._published: dict[tuple[str, ...], int] = {}
+        self._lock = Lock()
+        for key in self._keys.values():
+            self._maps.put(key, bytes(_MAP_VALUE.size))
+        self._helpers.put(_HELPER_KEY, bytes(_HELPER_VALUE.size))
+        with _lock:
+            _live.add(self)
+
+    def maps(self) -> Errors:
+        """Updates that maps refused."""
+        values = {name: self._maps.get(key) for name, key in self._keys.items()}
+        errors = {name: map_errors(value) for name, value in values.items() if value is not None}
+        return {name: counts for name, counts in errors.items() if counts}
+
+    def helpers(self) -> Errors:
+        """Other helpers that failed."""
+        value = self._helpers.get(_HELPER_KEY)
+        return {} if value is None else helper_errors(value)
+
+    def publish(self, registry: Registry = DEFAULT) -> None:
+        """Bring the counters up to date; whoever closes the object does it a last time before."""
+        with self._lock:
+            for kind, label, found in (("maps", "map_name", self.maps()), ("helpers", "helper", self.helpers())):
+                group = MetricGroup(f"ebpf.{kind}", PROMETHEUS, f"module:{self.module}", registry=registry)
+                for name, errors in found.items():
+                    for error, number in errors.items():
+                        before = self._published.get((kind, name, error), 0)
+                        group.counter("errors", f"{label}:{name}", f"error:{error}").add(number - before)
+                        self._published[kind, name, error] = number
+
+
+_lock = Lock()
+_live: WeakSet[ErrorTelemetry] = WeakSet()
+
+
+def _publish_all() -> None:
+    with _lock:
+        live = list(_live)
+    for errors in live:
+        try:
+            errors.publish()
+        except ClosedError:
+            with _lock:
+                _live.discard(errors)
+
+
+DEFAULT.before_reading(_publish_all)
 
 
 def map_errors(value: bytes) -> dict[str, int]:
-    """A value of ``map_err_telemetry_map``: errors that happened, by name, to how often."""
+    """(pure) A value of ``map_err_telemetry_map``: errors that happened, by name, to how often."""
     return _named(_unpacked(_MAP_VALUE, value))
 
 
 def helper_errors(value: bytes) -> dict[str, Mapping[str, int]]:
-    """The value of ``helper_err_telemetry_map``: helpers that failed, to errors by name."""
+    """(pure) The value of ``helper_err_telemetry_map``: helpers that failed, to errors by name."""
     numbers = _unpacked(_HELPER_VALUE, value)
     rows = {name: _named(numbers[i * _SLOTS : (i + 1) * _SLOTS]) for i, name in enumerate(HELPERS)}
     return {name: row for name, row in rows.items() if row}

@@ -2,20 +2,23 @@
 
 Laws: the stages are those of ``fallback.py``, each tries from scratch and leaves nothing behind when it loses;
 ``attempts`` says how each ended; the buffer is open before the first program is attached, so that nothing reported
-from then on is missed. By convention such an object has the constant ``ringbuffers_enabled``, a map of events, a perf
-event array that becomes a ring buffer where the kernel has one, and an array ``counters`` with one entry.
+from then on is missed. By convention such an object includes ``bpf/include/event_output.h``, and has a map of events
+that is declared with its ``EVENTS``, and an array ``counters`` with one entry.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
 
+from harness.ebpf import error_telemetry
+from harness.ebpf.error_telemetry import ErrorTelemetry
 from harness.ebpf.fallback import Attempt, Stage
 from harness.ebpf.loading import load_module
 from harness.ebpf.settings import BpfSettings
-from harness.errors import HarnessError
+from harness.errors import ClosedError, HarnessError
 from harness.kernel_api import EventBuffer, Feature, KernelApi, LoadedObject, LoadOptions, MapEdit, MapType
 
 _COUNTERS_KEY = bytes(4)
@@ -37,10 +40,18 @@ class EventProgram:
     """A module while it runs; ``stage`` is the one that won. Use it as a context manager, or ``close`` it."""
 
     def __init__(
-        self, loaded: LoadedObject, buffer: EventBuffer, ringbuf: bool, stage: Stage, attempts: tuple[Attempt, ...]
+        self,
+        loaded: LoadedObject,
+        buffer: EventBuffer,
+        errors: ErrorTelemetry,
+        ringbuf: bool,
+        stage: Stage,
+        attempts: tuple[Attempt, ...],
     ) -> None:
         self._loaded = loaded
         self._buffer = buffer
+        self.errors = errors
+        """What its maps and helpers refused."""
         self.ringbuf = ringbuf
         self.stage = stage
         self.attempts = attempts
@@ -58,6 +69,8 @@ class EventProgram:
 
     def close(self) -> None:
         """Take the programs out of the kernel; a second time does nothing."""
+        with suppress(ClosedError):
+            self.errors.publish()
         self._loaded.close()
 
     def __enter__(self) -> EventProgram:
@@ -81,17 +94,19 @@ def start(kernel: KernelApi, settings: BpfSettings, module: EventModule) -> Even
 
 def _load(
     kernel: KernelApi, image: bytes, options: LoadOptions, module: EventModule, ringbuf: bool
-) -> tuple[LoadedObject, EventBuffer]:
+) -> tuple[LoadedObject, EventBuffer, ErrorTelemetry]:
     ring = MapEdit(MapType.RINGBUF, key_size=0, value_size=0, max_entries=module.ring_bytes)
     edits = {module.events: ring} if ringbuf else {}
-    constants = {"ringbuffers_enabled": int(ringbuf)}
+    counted = error_telemetry.counted(image)
+    constants = {"ringbuffers_enabled": int(ringbuf), **error_telemetry.constants(counted)}
     wanted = replace(options, programs=module.programs, constants=constants, map_edits=edits)
     loaded = kernel.load(module.name, image, wanted)
     try:
         buffer = loaded.buffer(module.events, module.pages)
+        errors = ErrorTelemetry(module.name, loaded.maps, counted)
         for name in module.programs:
             loaded.attach(name)
     except BaseException:
         loaded.close()
         raise
-    return loaded, buffer
+    return loaded, buffer, errors

@@ -11,7 +11,9 @@ import os
 from collections.abc import Callable
 from typing import BinaryIO
 
+from harness.ebpf import error_telemetry
 from harness.ebpf.core import CoreOptions, load_core_asset
+from harness.ebpf.error_telemetry import ErrorTelemetry
 from harness.ebpf.settings import BpfSettings
 from harness.errors import BpfError, NotSupportedError
 from harness.kernel_api import Feature, KernelApi, LoadedObject, LoadOptions
@@ -20,9 +22,9 @@ from harness.tracer.fargate import on_fargate
 from harness.tracer.settings import TracerSettings
 from harness.tracer.tracer import Tracer, Way
 
-ASSET = "tracer-fentry.o"
+MODULE = "tracer-fentry"
 
-__all__ = ["ASSET", "Tracer", "TracerSettings", "load_tracer"]
+__all__ = ["MODULE", "Tracer", "TracerSettings", "load_tracer"]
 
 
 class Attached:
@@ -76,7 +78,8 @@ def load_tracer(
     def start(asset: BinaryIO, core: CoreOptions) -> Tracer:
         return _start(kernel, settings, wanted or TracerSettings(), asset.read(), core)
 
-    return load_core_asset(settings, kernel.release, ASSET, start)
+    name = f"{MODULE}-debug" if settings.bpf_debug else MODULE
+    return load_core_asset(settings, kernel.release, f"{name}.o", start)
 
 
 def _start(kernel: KernelApi, settings: BpfSettings, wanted: TracerSettings, image: bytes, core: CoreOptions) -> Tracer:
@@ -84,14 +87,15 @@ def _start(kernel: KernelApi, settings: BpfSettings, wanted: TracerSettings, ima
     probes.choose(signatures, wanted)  # what is asked for must fit
     fitting = (*probes.loadable(signatures), probes.AGAIN)
     ringbuf = settings.enable_ringbuffers and kernel.probe(Feature.RINGBUF) is True
+    counted = error_telemetry.counted(image)
     options = LoadOptions(
         programs=[probe.program for probe in fitting],
-        constants=tracer.constants(kernel, ringbuf=ringbuf),
+        constants=tracer.constants(kernel, counted, ringbuf=ringbuf),
         map_edits=tracer.map_edits(kernel, wanted, ringbuf=ringbuf),
         kernel_btf=core.kernel_btf,
         signatures={probe.program: (probe.function, probe.signature) for probe in fitting},
     )
-    loaded = kernel.load(ASSET.removesuffix(".o"), image, options)
+    loaded = kernel.load(MODULE, image, options)
     try:
         buffer = loaded.buffer(tracer.CLOSE_EVENTS, wanted.close_event_pages)
 
@@ -100,7 +104,8 @@ def _start(kernel: KernelApi, settings: BpfSettings, wanted: TracerSettings, ima
 
         places = Attached(loaded)
         way = Way("fentry", programs, places.attach, places.detach, loaded.missed)
-        return Tracer(kernel, loaded, buffer, way, wanted, ringbuf=ringbuf)
+        errors = ErrorTelemetry(MODULE, loaded.maps, counted)
+        return Tracer(kernel, loaded, buffer, way, wanted, ringbuf=ringbuf, errors=errors)
     except BaseException:
         loaded.close()
         raise

@@ -10,7 +10,9 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from harness.ebpf import error_telemetry
 from harness.ebpf import kprobes as tracefs
+from harness.ebpf.error_telemetry import ErrorTelemetry
 from harness.ebpf.fallback import Attempt, Stage
 from harness.ebpf.kprobes import KprobeEvent
 from harness.ebpf.loading import load_module
@@ -109,10 +111,11 @@ def _start(
     tracing: Path,
 ) -> KprobeTracer:
     ringbuf = settings.enable_ringbuffers and kernel.probe(Feature.RINGBUF) is True
+    counted = error_telemetry.counted(image)
     options = replace(
         options,
         programs=kprobes.loadable(symbols),
-        constants=tracer.constants(kernel, ringbuf=ringbuf),
+        constants=tracer.constants(kernel, counted, ringbuf=ringbuf),
         map_edits=tracer.map_edits(kernel, asked, ringbuf=ringbuf),
     )
     with ExitStack() as undo:
@@ -129,6 +132,7 @@ def _start(
             places.missed,
             places.detach_all,
         )
-        running = KprobeTracer(kernel, loaded, buffer, way, asked, ringbuf=ringbuf)
+        errors = ErrorTelemetry(MODULE, loaded.maps, counted)
+        running = KprobeTracer(kernel, loaded, buffer, way, asked, ringbuf=ringbuf, errors=errors)
         undo.pop_all()
     return running

@@ -13,32 +13,21 @@ import os
 import resource
 import struct
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
 
 from harness.ebpf import error_telemetry, events
+from harness.ebpf.error_telemetry import ErrorTelemetry
 from harness.ebpf.events import Batch, Conn
-from harness.errors import HarnessError
+from harness.errors import ClosedError, HarnessError
 from harness.kernel_api import EventBuffer, KernelApi, LoadedObject, MapEdit, MapType
 from harness.tracer.batches import Batches
 from harness.tracer.bindings import bound_ports
 from harness.tracer.settings import TracerSettings
 
 CLOSE_EVENTS = "conn_close_event"
-TELEMETRY_MAPS = (
-    "conn_stats",
-    "tcp_stats",
-    "tcp_retransmits",
-    "tracked_sockets",
-    "port_bindings",
-    "udp_port_bindings",
-    "tcp_listeners",
-    "tcp_ongoing_connect_pid",
-    "udp_send_skb_args",
-    "conn_close_batch",
-)
-"""The maps whose errors the programs count."""
 _ZERO = bytes(4)
 _ONE = struct.pack("<I", 1)
 _METADATA = struct.Struct("<44xI")
@@ -73,8 +62,11 @@ class Tracer:
         settings: TracerSettings,
         *,
         ringbuf: bool,
+        errors: ErrorTelemetry,
     ) -> None:
         self.kind = way.kind
+        self.errors = errors
+        """What its maps and helpers refused."""
         self.ringbuf = ringbuf
         self.settings = settings
         self.programs: tuple[str, ...] = ()
@@ -117,18 +109,6 @@ class Tracer:
             counted = events.tracer_counters(value)
             return counted._replace(events_lost=counted.events_lost - self._batches.recovered)
 
-    def map_errors(self) -> dict[str, Mapping[str, int]]:
-        """Updates that maps refused: map to errors by name."""
-        found = self._maps[error_telemetry.MAP_ERRORS]
-        values = {name: found.get(error_telemetry.map_key(n)) for n, name in enumerate(TELEMETRY_MAPS, 1)}
-        errors = {name: error_telemetry.map_errors(value) for name, value in values.items() if value is not None}
-        return {name: counts for name, counts in errors.items() if counts}
-
-    def helper_errors(self) -> dict[str, Mapping[str, int]]:
-        """Other helpers that failed: helper to errors by name."""
-        value = self._maps[error_telemetry.HELPER_ERRORS].get(error_telemetry.HELPER_KEY)
-        return {} if value is None else error_telemetry.helper_errors(value)
-
     def collect(
         self,
         *,
@@ -153,6 +133,8 @@ class Tracer:
         with self._lock:
             try:
                 self._way.close()
+                with suppress(ClosedError):
+                    self.errors.publish()
             finally:
                 self.programs = ()
                 self._loaded.close()
@@ -171,9 +153,6 @@ class Tracer:
         for cpu in range(self._kernel.cpus):
             key = struct.pack("<I", cpu)
             self._maps["conn_close_batch"].put(key, _EMPTY_BATCH[:-8] + key + _ZERO)
-        for number, _ in enumerate(TELEMETRY_MAPS, 1):
-            self._maps[error_telemetry.MAP_ERRORS].put(error_telemetry.map_key(number), error_telemetry.EMPTY_MAP)
-        self._maps[error_telemetry.HELPER_ERRORS].put(error_telemetry.HELPER_KEY, error_telemetry.EMPTY_HELPER)
 
     def _switch(self, wanted: TracerSettings) -> None:
         """Attach and detach until the programs are those of ``wanted``: new families are begun when all are in."""
@@ -277,14 +256,14 @@ def map_edits(kernel: KernelApi, settings: TracerSettings, *, ringbuf: bool) -> 
     return edits
 
 
-def constants(kernel: KernelApi, *, ringbuf: bool) -> dict[str, int]:
-    """What the programs are told before they are loaded."""
+def constants(kernel: KernelApi, counted: Sequence[str], *, ringbuf: bool) -> dict[str, int]:
+    """What the programs are told before they are loaded; ``counted``: the maps whose errors they count."""
     device, inode = pid_namespace(kernel)
     return {
         "systemprobe_device": device,
         "systemprobe_ino": inode,
         "ringbuffers_enabled": int(ringbuf),
-        **error_telemetry.constants(TELEMETRY_MAPS),
+        **error_telemetry.constants(counted),
     }
 
 

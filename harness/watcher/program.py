@@ -38,6 +38,8 @@ class LibraryProgram:
         self.ringbuf = running.ringbuf
         self.stage = running.stage
         self.attempts = running.attempts
+        self.errors = running.errors
+        """What its maps and helpers refused."""
         self.malformed = 0
         """Records that could not be decoded."""
 

@@ -17,10 +17,12 @@ from threading import Lock
 from types import TracebackType
 from typing import NamedTuple
 
+from harness.ebpf import error_telemetry
+from harness.ebpf.error_telemetry import ErrorTelemetry
 from harness.ebpf.loading import load_module
 from harness.ebpf.settings import BpfSettings
-from harness.errors import FormatError, HarnessError
-from harness.kernel_api import KernelApi, MapEdit
+from harness.errors import ClosedError, FormatError, HarnessError
+from harness.kernel_api import KernelApi, LoadedObject, LoadOptions, MapEdit
 from harness.telemetry import DEFAULT, Registry
 from harness.telemetry.metrics import PROMETHEUS, MetricGroup
 from harness.watcher.identity import FilePath, PathIdentifier
@@ -71,13 +73,19 @@ class TlsProbes:
         self, kernel: KernelApi, settings: BpfSettings, *, processes: int = 16384, metrics: Registry = DEFAULT
     ) -> None:
         edits = {"tls_traffic": MapEdit(max_entries=processes)}
-        won = load_module(
-            kernel,
-            settings,
-            MODULE,
-            lambda image, options: kernel.load(MODULE, image, replace(options, map_edits=edits)),
-        )
-        self._loaded, self.stage, self.attempts = won.value, won.stage, won.attempts
+
+        def start(image: bytes, options: LoadOptions) -> tuple[LoadedObject, ErrorTelemetry]:
+            counted = error_telemetry.counted(image)
+            wanted = replace(options, map_edits=edits, constants=error_telemetry.constants(counted))
+            loaded = kernel.load(MODULE, image, wanted)
+            try:
+                return loaded, ErrorTelemetry(MODULE, loaded.maps, counted)
+            except BaseException:
+                loaded.close()
+                raise
+
+        won = load_module(kernel, settings, MODULE, start)
+        (self._loaded, self.errors), self.stage, self.attempts = won.value, won.stage, won.attempts
         self._lock = Lock()
         self._attached: dict[PathIdentifier, ExitStack] = {}
         self._totals = _Totals(metrics)
@@ -144,6 +152,8 @@ class TlsProbes:
             self._totals.be(self.counters())
         with self._lock:
             self._attached.clear()
+        with suppress(ClosedError):
+            self.errors.publish()
         self._loaded.close()
 
     def __enter__(self) -> TlsProbes:

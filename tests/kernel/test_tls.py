@@ -232,6 +232,7 @@ def test_bytes_of_processes_without_room_are_counted_as_lost(live, bpf_dir, cert
             assert len(found) == 1, "one of the two found room"
             assert found in ({client: (0, 1000)}, {server: (1000, 0)})
             assert small.counters().lost == 1000
+            assert small.errors.maps()["tls_traffic"].keys() == {"E2BIG"}
         small.forget(*found)
         ends.write(10)
         assert small.traffic() == {os.getpid(): (0, 10)}, "there is room again"

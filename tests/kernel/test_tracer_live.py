@@ -284,15 +284,15 @@ def test_bytes_without_a_connection_to_count_for_are_called_lost(load):
 def test_errors_of_maps_and_helpers_are_told(load):
     """With room for one connection, and for a few events."""
     with load(max_tracked_connections=1, close_event_pages=1) as tracer:
-        assert tracer.map_errors() == tracer.helper_errors() == {}
+        assert tracer.errors.maps() == tracer.errors.helpers() == {}
         for number in range(40):
             tcp.exchange(10, 20, number=number)
-        refused = tracer.map_errors()
+        refused = tracer.errors.maps()
         counters = tracer.counters()
         assert set(refused) <= {"tracked_sockets", "conn_stats", "tcp_stats", "tcp_listeners", "port_bindings"}
         assert refused["tracked_sockets"] == {"E2BIG": counters.stats_lost}
         helper = "ringbuf_output" if tracer.ringbuf else "perf_event_output"
-        assert sum(tracer.helper_errors()[helper].values()) > 0
+        assert sum(tracer.errors.helpers()[helper].values()) > 0
         # And every byte that has no connection to count for is called lost.
         conns = mine(tracer.closed(0))
         counters = tracer.counters()

@@ -85,6 +85,7 @@ def test_what_was_done_is_what_is_told(tracer, steps):
 def test_many_at_once(tracer):
     """Threads, each with exchanges of its own, all open at the same time."""
     tracer.closed(0)
+    before = tracer.missed()
     expected = Counter()
     lock = threading.Lock()
     together = threading.Barrier(8)
@@ -106,8 +107,9 @@ def test_many_at_once(tracer):
     for thread in threads:
         thread.join()
     found = seen(tracer.closed(0))
-    # While a thread is preempted within a program, the kernel passes that program by for all others, and counts that.
-    assert found == expected or tracer.missed()
+    # While a thread is preempted within a program, the kernel passes that program by for all others, and counts that:
+    # of 150 rounds on 7.3, which preempts itself everywhere, 65 (6.12 and 6.18, which do not: none).
+    assert found == expected or tracer.missed() > before
 
 
 @pytest.mark.parametrize(("ringbuf", "number"), [(True, 5000), (False, 1000)], ids=["ring", "perf"])

@@ -1,4 +1,4 @@
-"""What maps and helpers refused: keys as the programs are told them, values as they count."""
+"""What maps and helpers refused: keys as the programs are told them, values as they count, metrics as they are read."""
 
 import struct
 
@@ -7,27 +7,89 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.ebpf import error_telemetry
-from harness.errors import FormatError
+from harness.ebpf.error_telemetry import HELPER_ERRORS, MAP_ERRORS, ErrorTelemetry
+from harness.errors import ClosedError, FormatError
+from harness.telemetry import DEFAULT, Registry
+
+KEYS = [struct.pack("<Q", n) for n in range(3)]
+
+
+class Table(dict):
+    """A map as far as it is asked; once ``closed`` it says so."""
+
+    name = "table"
+    closed = False
+
+    def get(self, key):
+        if self.closed:
+            raise ClosedError("the object of map table is closed")
+        return super().get(key)
+
+    put = dict.__setitem__
+
+
+def loaded(counted=("a", "b")):
+    maps = {MAP_ERRORS: Table(), HELPER_ERRORS: Table()}
+    return maps, ErrorTelemetry("module", maps, counted)
+
+
+def counts(size, **at):
+    numbers = [0] * size
+    for place, number in at.items():
+        numbers[int(place[1:])] = number
+    return struct.pack(f"<{size}Q", *numbers)
+
+
+def shown(registry):
+    return {(m.name, m.tags): m.value for m in registry.metrics()}
 
 
 def test_every_map_has_a_key_of_its_own():
-    told = error_telemetry.constants(("a", "b"))
-    assert told == {"a_telemetry_key": 1, "b_telemetry_key": 2}
-    assert [error_telemetry.map_key(n) for n in told.values()] == [b"\1" + bytes(7), b"\2" + bytes(7)]
+    assert error_telemetry.constants(("a", "b")) == {"a_telemetry_key": 1, "b_telemetry_key": 2}
+    maps, errors = loaded()
+    assert dict(maps[MAP_ERRORS]) == {KEYS[1]: bytes(512), KEYS[2]: bytes(512)}
+    assert dict(maps[HELPER_ERRORS]) == {KEYS[0]: bytes(2560)}
+    assert errors.maps() == errors.helpers() == {}
 
 
 def test_errors_by_name():
-    counts = [0] * 64
-    counts[7], counts[63] = 3, 1
-    assert error_telemetry.map_errors(struct.pack("<64Q", *counts)) == {"E2BIG": 3, "ENOSR": 1}
-    assert error_telemetry.map_errors(error_telemetry.EMPTY_MAP) == {}
+    maps, errors = loaded()
+    maps[MAP_ERRORS][KEYS[2]] = counts(64, _7=3, _63=1)
+    assert errors.maps() == {"b": {"E2BIG": 3, "ENOSR": 1}}
 
 
 def test_helpers_by_name():
-    counts = [0] * 320
-    counts[2 * 64 + 11] = 5
-    assert error_telemetry.helper_errors(struct.pack("<320Q", *counts)) == {"ringbuf_output": {"EAGAIN": 5}}
-    assert error_telemetry.helper_errors(error_telemetry.EMPTY_HELPER) == {}
+    maps, errors = loaded()
+    maps[HELPER_ERRORS][KEYS[0]] = counts(320, **{f"_{2 * 64 + 11}": 5, f"_{4 * 64 + 14}": 2})
+    assert errors.helpers() == {"ringbuf_output": {"EAGAIN": 5}, "probe_read_user_str": {"EFAULT": 2}}
+
+
+def test_each_error_is_a_counter_that_only_grows():
+    maps, errors = loaded()
+    registry = Registry()
+    errors.publish(registry)
+    assert shown(registry) == {}, "nothing has happened"
+    maps[MAP_ERRORS][KEYS[1]] = counts(64, _7=3)
+    errors.publish(registry)
+    maps[MAP_ERRORS][KEYS[1]] = counts(64, _7=5, _16=1)
+    maps[HELPER_ERRORS][KEYS[0]] = counts(320, _14=2)
+    for _ in range(2):
+        errors.publish(registry)
+        assert shown(registry) == {
+            ("ebpf.maps.errors", ("error:E2BIG", "map_name:a", "module:module")): 5,
+            ("ebpf.maps.errors", ("error:EBUSY", "map_name:a", "module:module")): 1,
+            ("ebpf.helpers.errors", ("error:EFAULT", "helper:probe_read_kernel", "module:module")): 2,
+        }
+
+
+def test_whoever_reads_metrics_sees_the_errors_of_now():
+    maps, errors = loaded(("read_when_asked",))
+    metric = ("ebpf.maps.errors", ("error:E2BIG", "map_name:read_when_asked", "module:module"))
+    maps[MAP_ERRORS][KEYS[1]] = counts(64, _7=4)
+    assert shown(DEFAULT)[metric] == 4
+    maps[MAP_ERRORS].closed = True
+    assert shown(DEFAULT)[metric] == 4, "of an object that was closed what was last seen stays"
+    assert errors.module == "module"
 
 
 @given(st.binary(max_size=600))
@@ -37,3 +99,8 @@ def test_other_sizes_are_refused(data):
             error_telemetry.map_errors(data)
     with pytest.raises(FormatError, match="2560 bytes"):
         error_telemetry.helper_errors(data)
+
+
+@given(st.binary(max_size=200))
+def test_bytes_that_are_no_object_count_for_no_map(data):
+    assert error_telemetry.counted(b"\x7fELF" + data) == ()
