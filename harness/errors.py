@@ -69,7 +69,14 @@ class VerifierError(BpfError):
     """The verifier rejected ``program``; the message ends with its reason, ``log`` is all it said."""
 
     def __init__(self, program: str, code: int, reason: str, log: str) -> None:
-        super().__init__(f"program {program} was rejected", code, detail=reason)
+        locked = "bpf_probe_read" in reason and ("unknown func" in reason or "cannot use helper" in reason)
+        hint = (
+            "a kernel that is locked down for confidentiality lends no program what reads its memory: "
+            if locked
+            else ""
+        )
+        hint += "/sys/kernel/security/lockdown says whether it is" if locked else ""
+        super().__init__(f"program {program} was rejected", code, detail=reason, hint=hint)
         self.program = program
         self.reason = reason
         self.log = log

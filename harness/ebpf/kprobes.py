@@ -72,7 +72,7 @@ class KprobeEvent:
 
     def open(self) -> int:
         """A perf event's descriptor, to attach a program to; the caller closes it."""
-        number = int((self.tracing / "events" / self.group / self.name / "id").read_text())
+        number = int(self._read(self.tracing / "events" / self.group / self.name / "id"))
         attributes = _PerfAttributes(_PERF_TYPE_TRACEPOINT, c.sizeof(_PerfAttributes), number, 1)
         call = _PERF_EVENT_OPEN.get(platform.machine())
         if call is None:
@@ -86,12 +86,18 @@ class KprobeEvent:
 
     def missed(self) -> int:
         """How often it could not fire: no free return instance, or hit inside another probe."""
-        return missed((self.tracing / "kprobe_profile").read_text(), self.name)
+        return missed(self._read(self.tracing / "kprobe_profile"), self.name)
 
     def remove(self) -> None:
         """Take it away, after its descriptors are closed; a second time does nothing."""
         if (self.tracing / "events" / self.group / self.name).exists():
             self._write(f"-:{self.group}/{self.name}", f"removing the probe {self.name}")
+
+    def _read(self, file: Path) -> str:
+        try:
+            return file.read_text()
+        except OSError as error:
+            raise BpfError(f"reading {file}", error.errno or 0) from None
 
     def _write(self, line: str, what: str) -> None:
         try:

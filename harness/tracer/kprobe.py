@@ -67,13 +67,16 @@ class Attached:
         self._loaded.detach(program)
         event = self._events.pop(program, None)
         if event is not None:
-            self._missed_before += event.missed()
-            event.remove()
+            try:
+                self._missed_before += event.missed()
+            finally:
+                event.remove()
 
     def detach_all(self) -> None:
-        """Take all off."""
-        for program in list(self._events):
-            self.detach(program)
+        """Take all off. A kernel that was locked down meanwhile lets no event go: then the last error is raised."""
+        with ExitStack() as stack:
+            for program in list(self._events):
+                stack.callback(self.detach, program)
 
     def missed(self) -> int:
         """How often an event could not fire, or its program could not run."""

@@ -44,6 +44,11 @@ def pytest_kmt_probe(feature):
                 return False
             raise
         return True
+    if feature == "lockdown":
+        security = Path("/sys/kernel/security")
+        if not (security / "lockdown").exists():
+            subprocess.run(["mount", "-t", "securityfs", "none", security], check=False, capture_output=True)
+        return (security / "lockdown").exists()
     if feature == "netem":
         return subprocess.run(["modprobe", "sch_netem"], check=False, capture_output=True).returncode == 0
     return None
