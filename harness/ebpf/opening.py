@@ -81,7 +81,9 @@ def choose(name: str, programs: Mapping[str, int], wanted: Iterable[str] | None)
 def check_typed(program: str, section: str, options: LoadOptions) -> None:
     """A program on a kernel function is loaded only if its caller has said, and so had compared, what it expects."""
     kind, _, function = section.partition("/")
-    if kind in ("fentry", "fexit") and options.signatures.get(program, ("",))[0] != function:
+    # A module's function is "module:function" there, and may be so in the section.
+    given = options.signatures.get(program, ("",))[0]
+    if kind in ("fentry", "fexit") and function not in (given, given.rpartition(":")[2]):
         raise SettingsError(
             f"program {program} is attached to {function}, and no signature of {function} was given for it",
             hint="the kernel loads a program that expects too few arguments, and it reads garbage",

@@ -44,6 +44,9 @@ def pytest_kmt_probe(feature):
                 return False
             raise
         return True
+    if feature == "module_btf":
+        subprocess.run(["modprobe", "dummy", "numdummies=0"], check=False, capture_output=True)
+        return Path("/sys/kernel/btf/dummy").exists()
     if feature == "lockdown":
         security = Path("/sys/kernel/security")
         if not (security / "lockdown").exists():
