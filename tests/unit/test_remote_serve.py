@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import stat
 import threading
@@ -20,6 +21,7 @@ from harness.remote.client import Client
 from harness.remote.endpoint import Endpoint, token_of
 from harness.remote.errors import ExpiredError
 from harness.remote.fetch import UnreachableError
+from harness.remote.serve import host
 from harness.remote.serve.directory import INSIDE, ROOT_LAST, TARGETS_LAST, Directory, DirectoryError
 from harness.remote.serve.repository import Published
 from harness.remote.state import State
@@ -219,6 +221,15 @@ def test_a_server_that_is_stopped_is_noticed(tmp_path: Path) -> None:
         process.send_signal(signal.SIGCONT)
         assert fetcher.fetch(asked).targets
         fetcher.close()
+
+
+def test_only_so_many_clients_are_remembered(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks under a new name each time fills no memory."""
+    monkeypatch.setattr(host, "_CLIENTS", 3)
+    asked, made = State.verified(directory.root.read_bytes()), host.Host(directory, random.Random(0))
+    for name in "abcdeb":
+        made.serve(messages.request(asked, name, [], messages.Agent()))
+    assert set(made.seen) == {"b", "d", "e"}
 
 
 def test_commands_that_go_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

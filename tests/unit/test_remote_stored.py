@@ -137,6 +137,20 @@ def test_a_restart_goes_on_and_cannot_be_rolled_back(stored: Stored, tmp_path: P
     rolled_back.publisher.close()
 
 
+def test_a_full_disk_is_tried_again(stored: Stored, caplog: pytest.LogCaptureFixture) -> None:
+    """Said once, and taken in as soon as there is room, though nothing in the directory has changed since."""
+    stored.served()
+    database = stored.publisher.store._database
+    database._run(f"PRAGMA max_page_count = {database._run('PRAGMA page_count')[0][0]}")
+    stored.put(OTHER, "x" * 100_000)
+    for _ in range(3):
+        assert stored.served() == {PATH: b"one"}
+    (said,) = caplog.records
+    assert "full" in said.message
+    database._run("PRAGMA max_page_count = 100000")
+    assert stored.served() == {PATH: b"one", OTHER: b"x" * 100_000}
+
+
 def test_another_directory_s_database(stored: Stored, tmp_path: Path, clock: Clock) -> None:
     stored.served()
     stored.publisher.close()
