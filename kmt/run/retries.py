@@ -79,7 +79,8 @@ class Retries:
 
 def _marked(one: Report | Lost, before: list[str]) -> Report | Lost:
     if isinstance(one, Lost):
-        return replace(one, reason=f"{one.reason}\nrun again {len(before)} times; before that: {'; '.join(before)}")
+        times = f"{len(before)} time{'s' * (len(before) > 1)}"
+        return replace(one, reason=f"{one.reason}\nrun again {times}; before that: {'; '.join(before)}")
     properties = one.data.get("user_properties")
     mine: list[Any] = [[PROPERTY, len(before)], *([f"{PROPERTY} {n}", why] for n, why in enumerate(before, 1))]
     data: Mapping[str, Any] = {**one.data, "user_properties": [*(properties or []), *mine]}

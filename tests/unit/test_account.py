@@ -81,7 +81,7 @@ def test_a_guest_that_is_lost_twice_is_lost(account):
     assert [(t.outcome, t.lost) for t in account.result.tests] == [("passed", False), ("error", True)]
     lost = [event for event in account.said if isinstance(event, Lost)]
     assert [event.id for event in lost] == [IDS[1]]
-    assert "run again 1 times; before that: gone" in lost[0].reason
+    assert "run again 1 time; before that: gone" in lost[0].reason
 
 
 def test_what_had_failed_and_waits_to_run_again_is_not_lost_with_its_guest(account):
