@@ -11,6 +11,7 @@ import invoke
 from invoke import Collection, Context
 
 from kmt import doctor as examination
+from kmt.commands import boundary as bisection
 from kmt.commands import (
     checks,
     cleaning,
@@ -258,6 +259,25 @@ def profile(_c: Context, kernels: str, directory: str = "") -> None:
     show(simulator.profile(ROOT, [kernels], user_path(directory) if directory else None))
 
 
+@task(
+    positional=["object"],
+    iterable=["kernels"],
+    help={
+        "object": "an eBPF object file of anybody's",
+        "program": "one of its programs (default: all)",
+        "kernels": f"{KERNELS} (default: all that are in the cache)",
+        "static": "from the kernels' files alone: boot nothing",
+        "json": "write what was found to this file (docs/simulator.md)",
+    },
+)
+def boundary(
+    _c: Context, object: str, program: str = "", kernels: Any = None, static: bool = False, json: str = ""
+) -> None:
+    """The oldest kernel that an eBPF object loads and attaches on, in the verifier's words: kmt.boundary x.bpf.o."""
+    target = user_path(json) if json else None
+    print(bisection.boundary(ROOT, user_path(object), program, kernels=kernels or (), static=static, target=target))
+
+
 @task(name="clean", help={"all": "the whole cache: kernels, images, objects"})
 def clean(_c: Context, all: bool = False) -> None:
     """Remove what older versions left in the cache and the logs of runs that are over."""
@@ -314,7 +334,7 @@ namespace = Collection(test, lint, bench, fuzz)
 engine = Collection("kmt")
 for each in (
     start, ls, fetch, image, build, shell, execute, status, stop, logs, explain, rerun, doctor, snapshot, clean, soak,
-    profile, ci, merge, flare,
+    profile, boundary, ci, merge, flare,
 ):  # fmt: skip
     engine.add_task(each)
 engine.add_task(kernel_test, name="test")

@@ -11,7 +11,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from kmt import doctor
-from kmt.commands import cleaning, explaining, guest, matrix, pipelines, reporting, snapshots, soaking, watching
+from kmt.commands import (
+    boundary,
+    cleaning,
+    explaining,
+    guest,
+    matrix,
+    pipelines,
+    reporting,
+    snapshots,
+    soaking,
+    watching,
+)
 from kmt.errors import KmtError
 
 RESULTS = "a file of --kernel-json, a directory or a zip archive with such files (default: the latest run here)"
@@ -59,6 +70,12 @@ def parser() -> argparse.ArgumentParser:
     soaking_.add_argument("args", nargs="*", help="words for pytest, behind --")
     bundle = tasks.add_parser("flare", help="what a bug report needs, without secrets, as one archive")
     bundle.add_argument("--output", default="", metavar="FILE")
+    oldest = tasks.add_parser("boundary", help="the oldest kernel that an eBPF object loads and attaches on")
+    oldest.add_argument("object", type=Path)
+    oldest.add_argument("program", nargs="?", default="", help="one of its programs (default: all)")
+    oldest.add_argument("--kernels", action="append", default=[], help="which (default: all that are in the cache)")
+    oldest.add_argument("--static", action="store_true", help="from the kernels' files alone: boot nothing")
+    oldest.add_argument("--json", type=Path, help="write what was found to this file")
     cleaner = tasks.add_parser("clean", help="remove what older versions and runs that are over left in the cache")
     cleaner.add_argument("--all", action="store_true", help="the whole cache")
     return made
@@ -72,6 +89,11 @@ def _ci(said: argparse.Namespace, root: Path) -> Said:
 def _merge(said: argparse.Namespace, root: Path) -> Said:
     words = {"kernels": said.kernels, "parts": said.parts, "json": said.json, "junit_file": said.junit}
     return pipelines.verdict(root, said.results, **words)
+
+
+def _boundary(said: argparse.Namespace, root: Path) -> Said:
+    words = {"kernels": said.kernels, "static": said.static, "target": said.json}
+    return [boundary.boundary(root, said.object, said.program, **words)], 0
 
 
 def _doctor(_said: argparse.Namespace, root: Path) -> Said:
@@ -96,6 +118,7 @@ TASKS: Mapping[str, Callable[[argparse.Namespace, Path], Said]] = {
     "merge": _merge,
     "soak": lambda said, root: ([], soaking.repeat(root, said.kernels, times=said.times, args=said.args)),
     "flare": lambda said, root: (reporting.flare(root, said.output), 0),
+    "boundary": _boundary,
     "clean": lambda said, root: (cleaning.clean(everything=said.all), 0),
 }
 

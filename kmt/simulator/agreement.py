@@ -61,7 +61,7 @@ def unexplained(profiles: Mapping[str, Profile], gates: Gates) -> Iterator[str]:
     """What differs between two neighbouring profiles, and no gate says where; and gates for what does not differ."""
     for older, newer in itertools.pairwise(sorted(profiles, key=table.series)):
         pair = (profiles[older], profiles[newer])
-        for fact in sorted(_asked(pair)):
+        for fact in sorted(asked_of(pair)):
             sides = [recorded(profile, fact) for profile in pair]
             if None in sides:
                 continue
@@ -80,7 +80,7 @@ def _explained(fact: Fact, older: str, newer: str, gates: Gates) -> bool:
     return len(changes) == 1 or Fact(Sort.SIGNATURE, f"{fact.name} {older} {newer}") in gates.ungated
 
 
-def _asked(pair: tuple[Profile, Profile]) -> set[Fact]:
+def asked_of(pair: tuple[Profile, Profile]) -> set[Fact]:
     """The facts that two profiles can differ in and that gates are for."""
     found: set[Fact] = set()
     for profile in pair:

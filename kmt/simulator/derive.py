@@ -41,11 +41,16 @@ class KernelFacts:
 
     def __init__(self, version: str, profiles: Mapping[str, Profile], gates: Gates) -> None:
         self.version: Series = table.series(version)
-        self._gates = gates
+        self.gates = gates
+        self._profiles = profiles
         known = sorted((table.series(name), profile) for name, profile in profiles.items()) if profiles else []
         self._own = next((p for s, p in known if s == self.version), None)
         self._older = next(((s, p) for s, p in reversed(known) if s < self.version), None)
         self._newer = next(((s, p) for s, p in known if s > self.version), None)
+
+    def of(self, version: Series) -> KernelFacts:
+        """Another series, by the same profiles and gates."""
+        return KernelFacts(spelled(version), self._profiles, self.gates)
 
     def ask(self, fact: Fact) -> Told:
         """The answer. Raises CannotTellError."""
@@ -59,7 +64,7 @@ class KernelFacts:
             return self._option(fact)
         if fact.sort is Sort.CALL:
             return self._call(fact)
-        gate = self._gates.gates.get(fact)
+        gate = self.gates.gates.get(fact)
         return self._interpolated(fact) if gate is None else self._gated(gate)
 
     def told(self, fact: Fact) -> Told | None:
@@ -68,6 +73,10 @@ class KernelFacts:
             return self.ask(fact)
         except CannotTellError:
             return None
+
+    def needs(self, fact: Fact) -> tuple[str, ...]:
+        """The options without which it is not compiled in."""
+        return self.gates.needs.get(fact, ())
 
     def _sides(self, fact: Fact) -> list[Value]:
         """What the neighbours say, both or none."""
@@ -99,7 +108,7 @@ class KernelFacts:
             if sides == [True, True]:  # a distribution has carried it back, and so the next has it too
                 return Told(True, Label.INTERPOLATED, f"carried back: as in {self._neighbours()}")
             return Told(False, Label.GATED, gate.why(self.version))
-        for option in self._gates.needs.get(gate.fact, ()):
+        for option in self.gates.needs.get(gate.fact, ()):
             if self.ask(Fact(Sort.OPTION, option)).value == "n":
                 return Told(False, Label.GATED, f"needs CONFIG_{option}")
         return Told(True, Label.GATED, gate.why(self.version))
@@ -118,7 +127,7 @@ class KernelFacts:
         sides = self._sides(fact)
         if sides and sides[0] == sides[1]:
             return Told(sides[0], Label.INTERPOLATED, f"as in {self._neighbours()}")
-        changes = self._gates.changed.get(fact.name, ())
+        changes = self.gates.changed.get(fact.name, ())
         here = [c for c in changes if self._older and self._newer and self._older[0] < c.version <= self._newer[0]]
         if len(sides) == 2 and len(here) == 1:
             return Told(sides[self.version >= here[0].version], Label.GATED, f"changed in {here[0]}")
@@ -134,6 +143,6 @@ class KernelFacts:
         sides = self._sides(fact)
         if sides and sides[0] == sides[1]:
             return Told(sides[0], Label.INTERPOLATED, f"as in {self._neighbours()}")
-        if (kind, helper) in self._gates.calls:
+        if (kind, helper) in self.gates.calls:
             return Told(True, Label.GATED, "; ".join(f"{part} {self.ask(part).why}" for part in parts))
         raise self._unknown(fact)

@@ -34,13 +34,13 @@ def record(link: Link, kernel: Kernel) -> Profile:
         types = Types.parse(raw) if raw else None
     except FormatError as error:
         raise ProfileError(f"{kernel.name}: {error}") from None
-    said = _json(link, ["python3", "-c", _INSIDE.read_text(), json.dumps(request(types))])
-    features = _json(link, [*BPFTOOL, *PROBE])
-    tools = _json(link, [*BPFTOOL, "version"])
+    said = ask(link, ["python3", "-c", _INSIDE.read_text(), json.dumps(request(types))])
+    features = ask(link, [*BPFTOOL, *PROBE])
+    tools = ask(link, [*BPFTOOL, "version"])
     return assemble(kernel, kernel.config.read_text(), types, raw, said, features, tools)
 
 
-def _json(link: Link, argv: Sequence[str]) -> Any:
+def ask(link: Link, argv: Sequence[str]) -> Any:
     """What a command in the guest prints, as JSON."""
     out, err, status = bytearray(), bytearray(), 0
     for frame in link.start(argv):

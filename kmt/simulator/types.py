@@ -116,6 +116,18 @@ class Types(Btf):
             )
         return tuple(found)
 
+    def variables(self, type_id: int) -> tuple[int, ...]:
+        """The types of a data section's variables."""
+        _, count, at = self._type(type_id)
+        return tuple(self._words[at + 3 + 3 * i] for i in range(count))
+
+    def string(self, offset: int) -> str:
+        """What stands at that place of the string table."""
+        end = self._strings.find(b"\0", offset)
+        if end < 0:
+            raise FormatError(f"BTF refers to string {offset} of {len(self._strings)}")
+        return self._strings[offset:end].decode(errors="replace")
+
     def parameters(self, type_id: int) -> tuple[int, ...]:
         """The types of a prototype's parameters."""
         _, count, at = self._type(type_id)
@@ -145,6 +157,16 @@ class Types(Btf):
     def named(self, name: str) -> tuple[int, ...]:
         """The types of just that name, of all kinds."""
         return self._by_name.get(name, ())
+
+    @functools.cached_property
+    def essentially(self) -> Mapping[str, tuple[int, ...]]:
+        """Types by their names without flavours (``sock`` for ``sock___old`` too)."""
+        found: dict[str, tuple[int, ...]] = {}
+        for name, ids in self._by_name.items():
+            at = name.find("___")
+            short = name[:at] if at > 0 and len(name) > at + 3 else name
+            found[short] = (*found.get(short, ()), *ids)
+        return found
 
     @functools.cached_property
     def _by_name(self) -> Mapping[str, tuple[int, ...]]:

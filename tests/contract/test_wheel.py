@@ -58,6 +58,7 @@ def test_the_wheel_carries_what_is_no_code(wheel):
         "kmt/vms/packages.txt",
         "kmt/guest/init.sh",
         "kmt/profiles/6.1.json",
+        "kmt/simulator/gates.toml",
         "kmt/py.typed",
         "harness/py.typed",
     ):

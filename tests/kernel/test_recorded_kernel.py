@@ -10,7 +10,7 @@ import pytest
 from harness.ebpf.btf import SYSFS
 from kmt.kernel import Kernel
 from kmt.simulator import gates, inside
-from kmt.simulator.agreement import _asked
+from kmt.simulator.agreement import asked_of
 from kmt.simulator.assemble import BPFTOOL, PROBE, assemble, request
 from kmt.simulator.derive import KernelFacts
 from kmt.simulator.facts import Fact, Sort, recorded
@@ -35,7 +35,7 @@ def seen():
 
 def test_what_is_told_of_this_kernel_is_so(seen):
     told = KernelFacts(seen.series, profiles_of(), gates.load())
-    facts = _asked((seen, seen)) | {
+    facts = asked_of((seen, seen)) | {
         Fact(Sort.CALL, f"{kind} {helper}") for kind in seen.helpers for helper in {*seen.helpers["xdp"], "bpf_d_path"}
     }
     answers = {fact: (recorded(seen, fact), told.told(fact)) for fact in facts}

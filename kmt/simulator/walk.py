@@ -1,0 +1,177 @@
+"""(pure) What of a program the verifier gets to see on a given kernel: its instructions, followed with the constants
+that relocations put into them, so that code behind a question with the answer "no" is left out.
+
+Laws: what is not known goes both ways, so all that can run is reached; of several ways to an instruction only what
+they agree in is known. Format: Documentation/bpf/standardization/instruction-set.rst.
+"""
+
+from __future__ import annotations
+
+import operator
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from kmt.simulator.objects import Code
+
+_MASK = (1 << 64) - 1
+_INSTRUCTION = struct.Struct("<BBhi")
+_REGISTERS = 16
+"""As many as an instruction can name; the verifier knows eleven."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """A pointer into what the program is given, ``offset`` bytes in."""
+
+    offset: int
+
+
+Value = int | Context | None
+State = tuple[Value, ...]
+
+
+@dataclass
+class Seen:
+    """What was reached: instructions, helpers by number, functions in ``.text`` by place, kernel functions called, and
+    bytes of the context that were read, each where it begins."""
+
+    instructions: set[int] = field(default_factory=set)
+    helpers: set[int] = field(default_factory=set)
+    functions: set[int] = field(default_factory=set)
+    kfuncs: bool = False
+    context: set[int] = field(default_factory=set)
+
+
+def walk(code: Code, constants: Mapping[int, int | None], stops: frozenset[int] = frozenset()) -> Seen:
+    """Follow a function. ``constants``: the values that relocations give to instructions; at ``stops`` it ends."""
+    seen = Seen()
+    states: dict[int, State] = {0: (None, Context(0), *[None] * (_REGISTERS - 2))}
+    todo = [0]
+    count = len(code.data) // 8
+    while todo:
+        at = todo.pop()
+        if not 0 <= at < count:
+            continue
+        seen.instructions.add(at)
+        if at in stops:
+            continue
+        for following, state in _step(code, constants, at, states[at], seen):
+            known = states.get(following)
+            merged = state if known is None else tuple(a if a == b else None for a, b in zip(known, state, strict=True))
+            if merged != known:
+                states[following] = merged
+                todo.append(following)
+    return seen
+
+
+def _step(code: Code, constants: Mapping[int, int | None], at: int, state: State, seen: Seen
+          ) -> list[tuple[int, State]]:  # fmt: skip
+    opcode, registers, offset, immediate = _INSTRUCTION.unpack_from(code.data, at * 8)
+    target, source = registers & 15, registers >> 4
+    family = opcode & 7
+    if opcode == 0x18:
+        return [(at + 2, _put(state, target, _wide(code, constants, at, source, immediate, seen)))]
+    if family in (4, 7):
+        value = _arithmetic(opcode, state[target], _operand(opcode, constants, at, state[source], immediate))
+        return [(at + 1, _put(state, target, value))]
+    if family == 1:
+        base = state[source]
+        if isinstance(base, Context):
+            # A relocated offset is one into a kernel's struct, never into what a tracing program is given.
+            seen.context.add(base.offset + offset)
+        return [(at + 1, _put(state, target, None))]
+    if family in (5, 6):
+        return _jump(code, constants, at, state, seen)
+    return [(at + 1, state)]  # a store, or a load of packet data
+
+
+def _wide(code: Code, constants: Mapping[int, int | None], at: int, source: int, low: int, seen: Seen) -> Value:
+    if at in code.references:
+        seen.functions.add(code.references[at])
+        return None
+    if at in constants:
+        return constants[at]
+    if at in code.addresses or source:
+        return None
+    high = int.from_bytes(code.data[at * 8 + 12 :][:4], "little")
+    return (low & 0xFFFFFFFF | high << 32) & _MASK
+
+
+def _operand(opcode: int, constants: Mapping[int, int | None], at: int, register: Value, immediate: int) -> Value:
+    if opcode & 8:
+        return register
+    value = constants.get(at, immediate)
+    return None if value is None else value & _MASK
+
+
+_ARITHMETIC: dict[int, Callable[[int, int], int]] = {
+    0x00: operator.add, 0x10: operator.sub, 0x20: operator.mul, 0x40: operator.or_, 0x50: operator.and_,
+    0x60: lambda a, b: a << (b & 63), 0x70: lambda a, b: a >> (b & 63), 0xA0: operator.xor,
+}  # fmt: skip
+
+
+def _arithmetic(opcode: int, old: Value, operand: Value) -> Value:
+    wide, kind = opcode & 7 == 7, opcode & 0xF0
+    if kind == 0xB0:
+        return operand if wide or not isinstance(operand, int) else operand & 0xFFFFFFFF
+    if isinstance(old, Context):
+        signed = operand - (1 << 64) if isinstance(operand, int) and operand >> 63 else operand
+        return Context(old.offset + signed) if wide and kind == 0 and isinstance(signed, int) else None
+    if not isinstance(old, int) or not isinstance(operand, int) or kind not in _ARITHMETIC:
+        return None
+    mask = _MASK if wide else 0xFFFFFFFF
+    return _ARITHMETIC[kind](old & mask, operand & mask) & mask
+
+
+_CONDITIONS: dict[int, Callable[[int, int], bool]] = {
+    0x10: operator.eq, 0x20: operator.gt, 0x30: operator.ge, 0x40: lambda a, b: bool(a & b), 0x50: operator.ne,
+    0xA0: operator.lt, 0xB0: operator.le,
+}  # fmt: skip
+_SIGNED: dict[int, Callable[[int, int], bool]] = {
+    0x60: operator.gt, 0x70: operator.ge, 0xC0: operator.lt, 0xD0: operator.le,
+}  # fmt: skip
+
+
+def _jump(code: Code, constants: Mapping[int, int | None], at: int, state: State, seen: Seen
+          ) -> list[tuple[int, State]]:  # fmt: skip
+    opcode, registers, offset, immediate = _INSTRUCTION.unpack_from(code.data, at * 8)
+    if opcode == 0x95:
+        return []
+    if opcode == 0x85:
+        _call(code, at, registers >> 4, immediate, seen)
+        return [(at + 1, (None,) * 6 + state[6:])]
+    if opcode & 0xF0 == 0:
+        return [(at + 1 + (immediate if opcode == 0x06 else offset), state)]
+    operand = _operand(opcode, constants, at, state[registers >> 4], immediate)
+    taken = _decided(opcode, state[registers & 15], operand)
+    ways = [(at + 1, state)] if taken is not True else []
+    return ways + ([(at + 1 + offset, state)] if taken is not False else [])
+
+
+def _decided(opcode: int, left: Value, right: Value) -> bool | None:
+    if not isinstance(left, int) or not isinstance(right, int):
+        return None
+    bits = 64 if opcode & 7 == 5 else 32
+    mask, kind = (1 << bits) - 1, opcode & 0xF0
+    left, right = left & mask, right & mask
+    if kind in _CONDITIONS:
+        return _CONDITIONS[kind](left, right)
+    if kind in _SIGNED:
+        return _SIGNED[kind](*(v - (1 << bits) if v >> (bits - 1) else v for v in (left, right)))
+    return None
+
+
+def _call(code: Code, at: int, source: int, immediate: int, seen: Seen) -> None:
+    if at in code.references:
+        seen.functions.add(code.references[at])
+    elif source == 1:
+        seen.functions.add(at + 1 + immediate)
+    elif source == 2:
+        seen.kfuncs = True
+    else:
+        seen.helpers.add(immediate)
+
+
+def _put(state: State, register: int, value: Value) -> State:
+    return (*state[:register], value, *state[register + 1 :])
