@@ -78,11 +78,16 @@ KEEP = "leave the guests running for kmt.test, kmt.exec and kmt.shell; --keep=MI
 @task(
     iterable=["kernels"],
     optional=["keep"],
-    help=TESTING | {"dry_run": "print the QEMU command lines and boot nothing", "keep": KEEP},
+    help=TESTING
+    | {
+        "dry_run": "print the QEMU command lines and boot nothing",
+        "keep": KEEP,
+        "demo": "no tests: run [tool.kmt] demo in one kernel, and show it",
+    },
 )
 def start(
     _c: Context, kernels: Any = None, backend: str = "", jobs: int = 0, accel: str = "", timeout: int = 0,
-    json: str = "", junit: str = "", strict: bool = False, dry_run: bool = False, keep: Any = None,
+    json: str = "", junit: str = "", strict: bool = False, dry_run: bool = False, keep: Any = None, demo: bool = False,
 ) -> int | None:  # fmt: skip
     """Boot the matrix, run the tests in every kernel, end with the table. Words behind -- go to pytest.
 
@@ -90,6 +95,8 @@ def start(
     """
     if dry_run:
         return show(matrix.dry_run(ROOT, kernels, backend, accel))
+    if demo:
+        return guest.demo(ROOT, kernels, backend=backend, accel=accel)
     kept = testing.minutes(keep)
     chosen = testing.Options(kernels, backend, jobs, accel, timeout, json, junit, strict, kept, True, behind_dashes())
     return testing.run(ROOT, chosen)

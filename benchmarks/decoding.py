@@ -1,7 +1,7 @@
 """How many closed connections a second come out of the events that carry them.
 
 ``python benchmarks/decoding.py [--events N]``: batches of four, as the kernel writes them, through the decoder that the
-tracer uses, into named tuples; the best of five rounds, in CPU time.
+tracer uses, into named tuples; the best of five rounds, by the clock on the wall and in processor time.
 """
 
 import argparse
@@ -24,13 +24,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--events", type=int, default=200_000)
     options = parser.parse_args()
-    data, best = records(options.events), 0.0
+    data, wall, cpu = records(options.events), 0.0, 0.0
     for _ in range(5):
         batches = Batches()
-        begin = time.process_time()
+        begin, used = time.perf_counter(), time.process_time()
         conns = batches.merge([], data)
-        best = max(best, len(conns) / (time.process_time() - begin))
-    print(f"{best:,.0f} closed connections a second")
+        wall = max(wall, len(conns) / (time.perf_counter() - begin))
+        cpu = max(cpu, len(conns) / (time.process_time() - used))
+    print(f"{wall:,.0f} closed connections a second, {cpu:,.0f} a second of processor time")
 
 
 if __name__ == "__main__":

@@ -49,6 +49,8 @@ class Config:
     """Globs of those sources that are also compiled for each kernel: an object of its own, and against its headers."""
     start: tuple[str, ...] = ()
     """Options for pytest in ``kmt.start`` where none are given behind ``--``: a selection that is over soon."""
+    demo: tuple[str, ...] = ()
+    """The command that ``kmt.start --demo`` runs in one kernel, at the project's root."""
     guest_options: tuple[str, ...] = ()
     """Options for pytest inside guests, besides those that always travel (--tb, -W, -l, --hypothesis-seed ...)."""
     strict_skips: bool = False

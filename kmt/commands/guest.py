@@ -1,4 +1,4 @@
-"""``kmt.exec`` and ``kmt.shell``: one kernel booted for one command, or for a person."""
+"""``kmt.exec``, ``kmt.shell`` and ``kmt.start --demo``: one kernel booted for one command, or for a person."""
 
 from __future__ import annotations
 
@@ -122,6 +122,22 @@ def execute(root: Path, kernel: str, argv: Sequence[str], *, backend: str = "", 
                 stream = sys.stderr if frame.raw[:1] == b"\x02" else sys.stdout
                 stream.buffer.write(frame.raw[1:])
                 stream.flush()
+        run.finish(status)
+    return status
+
+
+def demo(root: Path, kernels: Sequence[str] | None, *, backend: str = "", accel: str = "") -> int:
+    """Run ``[tool.kmt] demo`` in one kernel (default: the newest), on our terminal where we have one."""
+    argv = config.load(root).demo
+    if not argv:
+        raise ConfigError("this project has no demo", hint='[tool.kmt] demo = ["python3", "show.py"]')
+    kernel = ",".join(kernels or ["newest"])
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return execute(root, kernel, argv, backend=backend, accel=accel)
+    chosen = choose(root, kernel, backend, accel)
+    with runs.start([chosen.name], sys.argv) as run, booted(chosen, run) as link:
+        print(f"{chosen.kernel.release}: {LEAVE} leaves", flush=True)
+        status = terminal.attach(link, argv, cwd=str(root), env=chosen.env)
         run.finish(status)
     return status
 

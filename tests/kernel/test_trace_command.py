@@ -65,3 +65,13 @@ def test_a_table_off_a_terminal():
     assert "kprobe tracer (CO-RE, default BTF, " in command.stdout
     assert "fentry: not tried" in command.stdout
     assert command.stderr == ""
+
+
+@pytest.mark.requires("btf")
+def test_the_demo_shows_its_own_traffic():
+    """What ``kmt.start --demo`` runs: connections that have closed, and the one that has not."""
+    command = [sys.executable, "-m", "fixtures.workloads.demo", "2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "kprobe tracer (CO-RE, default BTF, " in done.stdout
+    assert {"open", "closed"} <= set(done.stdout.split())
+    assert done.stderr == ""

@@ -41,6 +41,19 @@ def test_sources_and_headers_have_their_places(project):
     assert inputs.runtime["runtime/two.bpf.c"] == b"/* bpf/b/two.bpf.c */\n"
 
 
+def test_the_headers_of_libbpf_are_read_when_the_compiler_is_there(tmp_path):
+    """It may have to be made first: nothing lies in an empty cache."""
+
+    class Made:
+        root = tmp_path / "root"
+
+        def ensure_running(self):
+            (self.root / "usr/include/bpf").mkdir(parents=True)
+            (self.root / "usr/include/bpf/bpf_helpers.h").write_bytes(b"helpers")
+
+    assert build._libbpf(Made()) == {"runtime/include/bpf/bpf_helpers.h": b"helpers"}
+
+
 def test_a_project_without_sources_gets_an_empty_tree(tmp_path, monkeypatch):
     monkeypatch.setenv("KMT_CACHE", str(tmp_path / "cache"))
     built = build.build(Config(tmp_path))

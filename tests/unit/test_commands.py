@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kmt import config, runs
-from kmt.commands import testing, watching, words
+from kmt.commands import guest, testing, watching, words
 from kmt.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -218,6 +218,11 @@ def test_stop_without_a_run_says_so():
     assert watching.stop() == ["no run is going on"]
     with pytest.raises(ConfigError, match="no run 'x' going on"):
         watching.stop("x")
+
+
+def test_a_project_without_a_demo_is_told_how_to_have_one(tmp_path):
+    with pytest.raises(ConfigError, match=r"no demo .*\[tool.kmt\] demo = "):
+        guest.demo(tmp_path, None)
 
 
 def test_the_configuration_of_this_project_is_valid():
