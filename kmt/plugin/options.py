@@ -1,14 +1,37 @@
-"""Which of the host's pytest options act in guests too: as a command line, and pytest-cov's as values."""
+"""The host's pytest options: over ``[tool.kmt]``, and those that act in guests too, pytest-cov's as values."""
 
 from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from kmt.config import Config, check, load
+
+
+def settings(pytest_config: pytest.Config) -> Config:
+    """``[tool.kmt]`` with the command line's words on top."""
+    said = load(pytest_config.rootpath)
+    keys = ("backend", "jobs", "memory_limit", "spread", "fresh", "timeout", "retries")
+    words = {key: pytest_config.getoption(f"--kernel-{key.replace('_', '-')}") for key in keys}
+    changes: dict[str, Any] = {key: word for key, word in words.items() if word is not None}
+    for key, word in changes.items():
+        check(key, word)
+    if snapshots := pytest_config.getoption("--kernel-snapshots"):
+        changes["snapshots"] = snapshots == "on"
+    if pytest_config.getoption("--kernel-dump"):
+        changes["dump"] = True
+    return replace(said, **changes)
+
+
+def words_of(asked: Sequence[str]) -> list[str]:
+    """The words of all ``--kernel`` options, comma lists taken apart."""
+    return [word.strip() for pattern in asked for word in pattern.split(",")]
 
 
 def travelling_options(config: pytest.Config) -> tuple[str, ...]:

@@ -11,24 +11,24 @@ import queue
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from kmt import backends, config, matrix, runs
-from kmt.backends.base import Backend, Machine
+from kmt import backends, matrix, runs
+from kmt.backends.base import Backend
 from kmt.errors import ConfigError, KmtError
 from kmt.hints import task
 from kmt.plugin.items import KernelItem, adopt, expand, runs_in_guests
 from kmt.plugin.leaving import leave
 from kmt.plugin.modules import loaded
-from kmt.plugin.options import coverage, take_coverage, travelling_options
+from kmt.plugin.options import coverage, settings, take_coverage, travelling_options, words_of
 from kmt.plugin.parts import Part
 from kmt.plugin.replay import HostSession
+from kmt.plugin.works import works
 from kmt.results import KernelResult, Made, Outcome, exit_status
 from kmt.run import durations, expected
 from kmt.run.budget import Budget, budget
@@ -37,7 +37,6 @@ from kmt.run.expected import Expected
 from kmt.run.guest import Plan, environment
 from kmt.run.pool import Running
 from kmt.run.shared import Job
-from kmt.run.spread import Need, guests_each, units
 
 if TYPE_CHECKING:
     from kmt.plugin.collect import GuestCollector
@@ -46,26 +45,6 @@ HOST = "host"
 """The word for this machine's own kernel, and the backend that runs it."""
 NOWHERE = ("",)
 """The kernels of a test that may run in none."""
-
-
-def settings(pytest_config: pytest.Config) -> config.Config:
-    """``[tool.kmt]`` with the command line's words on top."""
-    said = config.load(pytest_config.rootpath)
-    keys = ("backend", "jobs", "memory_limit", "spread", "fresh", "timeout", "retries")
-    words = {key: pytest_config.getoption(f"--kernel-{key.replace('_', '-')}") for key in keys}
-    changes: dict[str, Any] = {key: word for key, word in words.items() if word is not None}
-    for key, word in changes.items():
-        config.check(key, word)
-    if snapshots := pytest_config.getoption("--kernel-snapshots"):
-        changes["snapshots"] = snapshots == "on"
-    if pytest_config.getoption("--kernel-dump"):
-        changes["dump"] = True
-    return replace(said, **changes)
-
-
-def words_of(asked: Sequence[str]) -> list[str]:
-    """The words of all ``--kernel`` options, comma lists taken apart."""
-    return [word.strip() for pattern in asked for word in pattern.split(",")]
 
 
 class MatrixPlugin:
@@ -208,19 +187,10 @@ class MatrixPlugin:
             durations.record(self._config.root, self.results)
 
     def _jobs(self, items: Sequence[KernelItem], ours: Budget) -> list[Job]:
-        settings = self._config
-        needs: dict[str, dict[str, Need]] = {}
-        for item in items:
-            needs.setdefault(item.kmt_kernel, {})[item.kmt_id] = item.need(settings.memory)
-        rows = [row for row in self._rows if row.name in needs]
-        seconds = durations.load(settings.root)
-        slots = ours.guests(Machine(memory_mib=settings.memory))
-        jobs = []
-        for row, guests in zip(rows, guests_each(len(rows), slots), strict=True):
-            wanted = needs[row.name]
-            work = units(wanted, fresh=settings.fresh, by=settings.spread, guests=guests, seconds=seconds)
-            jobs.append(Job(row, self._backend(row), row.name in self._strict, tuple(wanted), work))
-        return jobs
+        return [
+            Job(row, self._backend(row), row.name in self._strict, ids, work)
+            for row, ids, work in works(items, self._rows, self._config, ours)
+        ]
 
     def _nowhere_run(self, playing: HostSession) -> None:
         """The law of ``strict_skips`` over a whole matrix."""

@@ -1,0 +1,28 @@
+"""Which guests run what: the tests of a session as units of work, kernel by kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from kmt.backends.base import Machine
+from kmt.config import Config
+from kmt.matrix import Row
+from kmt.plugin.items import KernelItem
+from kmt.run import durations
+from kmt.run.budget import Budget
+from kmt.run.spread import Need, Unit, guests_each, units
+
+
+def works(
+    items: Sequence[KernelItem], rows: Sequence[Row], settings: Config, ours: Budget
+) -> Iterator[tuple[Row, tuple[str, ...], tuple[Unit, ...]]]:
+    """For each row that has tests: their ids in order, and the units that its guests run."""
+    needs: dict[str, dict[str, Need]] = {}
+    for item in items:
+        needs.setdefault(item.kmt_kernel, {})[item.kmt_id] = item.need(settings.memory)
+    wanted = [row for row in rows if row.name in needs]
+    seconds = durations.load(settings.root)
+    slots = ours.guests(Machine(memory_mib=settings.memory))
+    for row, guests in zip(wanted, guests_each(len(wanted), slots), strict=True):
+        work = units(needs[row.name], fresh=settings.fresh, by=settings.spread, guests=guests, seconds=seconds)
+        yield row, tuple(needs[row.name]), work
