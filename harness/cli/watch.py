@@ -84,6 +84,7 @@ class View:
     watcher: Watcher
     tally: Tally
     probes: TlsProbes | None
+    proc_root: Path = Path("/proc")
     notes: list[str] = field(default_factory=list)
     debug: str = ""
 
@@ -92,7 +93,7 @@ class View:
         now = Snapshot.of(self.watcher.registry, self.tally, self.probes)
         if self.probes is not None:
             for pid in now.traffic:
-                if not Path(f"/proc/{pid}").exists():
+                if not (self.proc_root / str(pid)).exists():
                     self.probes.forget(pid)
         return now
 
@@ -114,7 +115,7 @@ def _watched(stack: ExitStack, kernel: KernelApi, settings: BpfSettings, pattern
             notes.append(f"TLS libraries are not hooked: {error}")
             rules = tuple(Rule.of(pattern, _nothing, _nothing) for pattern in (r"libssl\.so", r"libgnutls\.so"))
     watcher = stack.enter_context(Watcher(kernel, settings, tally.counting(rules)))
-    return View(watcher, tally, probes, notes)
+    return View(watcher, tally, probes, kernel.proc_root, notes)
 
 
 def _nothing(_: FilePath) -> None:
@@ -144,7 +145,7 @@ def _tables(view: View, options: argparse.Namespace) -> None:
     with Live(console=Console(), auto_refresh=False) as live:
 
         def draw() -> None:
-            live.update(drawn(view.snapshot(), view.how(), _notes(view)), refresh=True)
+            live.update(drawn(view.snapshot(), view.how(), _notes(view), view.proc_root), refresh=True)
 
         with suppress(KeyboardInterrupt):
             for _ in common.until_done(options):
@@ -158,7 +159,7 @@ def _notes(view: View) -> list[str]:
     return [*view.notes, *([f"debug endpoints at {view.debug}"] if view.debug else []), ", ".join(counted)]
 
 
-def drawn(now: Snapshot, how: str, notes: list[str]) -> RenderableType:
+def drawn(now: Snapshot, how: str, notes: list[str], proc_root: Path = Path("/proc")) -> RenderableType:
     """A snapshot as tables; those with nothing in them are left out."""
     files = sorted(now.files.values(), key=lambda file: (-len(file.pids), file.path))
     traffic = sorted(now.traffic.items(), key=lambda item: -sum(item[1]))
@@ -168,7 +169,9 @@ def drawn(now: Snapshot, how: str, notes: list[str]) -> RenderableType:
             ("library", "device:inode", "#processes", "pids"),
             [(_path(f.path), _id(f.id), len(f.pids), _pids(f.pids)) for f in files],
         ),
-        *_table(("process", "#pid", "#received", "#sent"), [(_name(pid), pid, *moved) for pid, moved in traffic]),
+        *_table(
+            ("process", "#pid", "#received", "#sent"), [(_name(proc_root, pid), pid, *moved) for pid, moved in traffic]
+        ),
         *_table(
             ("rule", "#hooked", "#failed", "#unhooked"),
             [(name, hits.activated, hits.failed, hits.deactivated) for name, hits in now.rules.items()],
@@ -204,8 +207,8 @@ def _id(id: PathIdentifier) -> str:
     return f"{id.dev:#x}:{id.inode}"
 
 
-def _name(pid: int) -> str:
+def _name(proc_root: Path, pid: int) -> str:
     try:
-        return repr(Path(f"/proc/{pid}/comm").read_bytes().rstrip(b"\n"))[2:-1]
+        return repr((proc_root / str(pid) / "comm").read_bytes().rstrip(b"\n"))[2:-1]
     except OSError:
         return "(ended)"

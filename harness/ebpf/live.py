@@ -111,8 +111,16 @@ class LiveKernel:
 
 
 def running_kernel() -> KernelApi:
-    """The kernel that this process runs on."""
-    return LiveKernel()
+    """The kernel that this process runs on, seen through the proc root that its environment names."""
+    return LiveKernel(proc=proc_root(os.environ))
+
+
+def proc_root(environ: Mapping[str, str], host: Path = Path("/host")) -> Path:
+    """Where the host's processes are: ``HOST_PROC``; in an agent's container (``DOCKER_DD_AGENT`` is set and the host
+    is mounted at ``/host``) ``/host/proc``; else ``/proc``."""
+    if named := environ.get("HOST_PROC"):
+        return Path(named)
+    return host / "proc" if environ.get("DOCKER_DD_AGENT") and host.exists() else Path("/proc")
 
 
 def check_signatures(options: LoadOptions, actual: Mapping[str, Signature]) -> None:

@@ -1,9 +1,11 @@
 """A machine without libbpf, or with one that is too old."""
 
+from pathlib import Path
+
 import pytest
 
 from harness.ebpf import abi
-from harness.ebpf.live import LiveKernel
+from harness.ebpf.live import LiveKernel, proc_root, running_kernel
 from harness.errors import LibraryError
 from harness.kernel_api import Feature
 
@@ -32,3 +34,13 @@ def test_an_old_library_is_refused(monkeypatch):
     monkeypatch.setattr(abi, "OLDEST", (99, 0))
     with pytest.raises(LibraryError):
         abi.library()
+
+
+def test_where_the_hosts_processes_are(tmp_path, monkeypatch):
+    plain, none = Path("/proc"), tmp_path / "none"
+    assert proc_root({}, tmp_path) == proc_root({"HOST_PROC": "", "DOCKER_DD_AGENT": ""}, tmp_path) == plain
+    assert proc_root({"DOCKER_DD_AGENT": "1"}, none) == plain
+    assert proc_root({"DOCKER_DD_AGENT": "1"}, tmp_path) == tmp_path / "proc"
+    assert proc_root({"DOCKER_DD_AGENT": "1", "HOST_PROC": "/elsewhere"}, tmp_path) == Path("/elsewhere")
+    monkeypatch.setenv("HOST_PROC", str(tmp_path))
+    assert running_kernel().proc_root == tmp_path

@@ -9,9 +9,9 @@ from harness.watcher.snapshot import RuleHits, Snapshot
 from harness.watcher.tls import Traffic
 
 
-def shown(now, *notes):
+def shown(now, *notes, **more):
     console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
-    console.print(drawn(now, "CO-RE", list(notes)))
+    console.print(drawn(now, "CO-RE", list(notes), **more))
     return console.export_text()
 
 
@@ -35,6 +35,14 @@ def test_what_is_held_most_comes_first_and_names_are_harmless():
     assert ["(ended)", "99999999", "5", "7"] in lines
     assert ["p[a]", "1", "2", "3"] in lines
     assert [r"/x\ny", "0x8:3"] in lines
+
+
+def test_names_are_those_of_the_proc_root(tmp_path):
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "comm").write_bytes(b"a \x1bname\n")
+    text = shown(Snapshot(traffic={7: Traffic(5, 6), 8: Traffic(3, 4)}), proc_root=tmp_path)
+    assert [line.split()[-3:] for line in text.splitlines() if r"a \x1bname" in line] == [["7", "5", "6"]]
+    assert [line.split() for line in text.splitlines() if "(ended)" in line] == [["(ended)", "8", "3", "4"]]
 
 
 def test_many_rows_are_cut_and_counted():
