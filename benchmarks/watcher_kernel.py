@@ -75,15 +75,15 @@ def burst(path, opens, ringbuf):
     with watching((f"^{path}$", nothing, nothing), ringbuf) as (watcher, counted):
         said = subprocess.run([*PYTHON, OPENER, path, str(opens)], stdout=subprocess.PIPE, check=True, text=True)
         ended = time.perf_counter()
-        while watcher.program.counters().emitted + watcher.program.counters().lost < opens:
-            time.sleep(0.01)
-        lost = watcher.program.counters().lost
-        while counted()["matches"] + lost < opens and time.perf_counter() - ended < 60:
-            time.sleep(0.01)
-        handled, lag = counted()["matches"], time.perf_counter() - ended
+        handled, lag = -1, 0.0
+        while handled != (handled := counted()["matches"]):
+            lag = time.perf_counter() - ended
+            time.sleep(0.5)
+        counters = watcher.program.counters()
+        lost, missed = counters.lost, counters.missed
         print(
             f"{opens:,} opens, {watcher.program}: {float(said.stdout):,.0f} a second, {handled:,} handled "
-            f"({lag:.1f} s behind), {lost:,} lost, {opens - handled - lost:,} unaccounted for",
+            f"({lag:.1f} s behind), {lost:,} lost, {opens - handled - lost:,} not seen, {missed:,} runs left out",
             flush=True,
         )
 
@@ -97,10 +97,10 @@ def overrun(path, opens):
         read = 0
         while batch := running.read(0.1):
             read += sum(os.fsdecode(event.path) == path for event in batch)
-        lost = running.counters().lost
+        counters = running.counters()
         print(
             f"{opens:,} opens, 8 pages, not read: {float(said.stdout):,.0f} a second, {read:,} kept, "
-            f"{lost:,} lost, {opens - read - lost:,} unaccounted for",
+            f"{counters.lost:,} lost, {opens - read - counters.lost:,} not seen, {counters.missed:,} runs left out",
             flush=True,
         )
 

@@ -7,7 +7,8 @@
  * stay relative, and links are not followed.
  * Misses: 32-bit system calls, io_uring and open_by_handle_at; maps of files opened before; the oldest of more than
  * 1024 threads that are inside such a call at once; a path whose page is away both before and after the call
- * (counted).
+ * (counted); calls of a thread that was preempted for one whose program was running on that processor (newer
+ * kernels, where these tracepoints can be preempted; the kernel counts them).
  * Oldest kernel: 5.5 (bpf_probe_read_user_str; bounded loops 5.3).
  *
  * It reads no kernel type, so the object has no CO-RE relocation and loads on a kernel without BTF: keep it so, one

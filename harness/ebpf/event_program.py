@@ -67,6 +67,10 @@ class EventProgram:
             raise HarnessError("the map counters has no entry 0")
         return value
 
+    def missed(self) -> int:
+        """How often a program was to run and could not, by the kernel's count (from 5.12 on)."""
+        return self._loaded.missed()
+
     def close(self) -> None:
         """Take the programs out of the kernel; a second time does nothing."""
         with suppress(ClosedError):

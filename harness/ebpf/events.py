@@ -163,11 +163,13 @@ class LibraryOpen(NamedTuple):
 
 
 class LibraryCounters(NamedTuple):
-    """What the shared-libraries programs counted; the last two are losses."""
+    """What the shared-libraries programs counted, ``lost`` and ``unread`` being losses; ``missed`` is the kernel's own
+    count of runs that it left out (which opens these were, if any, nobody knows)."""
 
     emitted: int
     lost: int
     unread: int
+    missed: int = 0
 
 
 _TUPLE = struct.Struct("<QQQQHHIII")
@@ -257,7 +259,7 @@ def tracer_counters(data: bytes) -> TracerCounters:
 
 def library_counters(data: bytes) -> LibraryCounters:
     """The shared-libraries ``counters`` map."""
-    return LibraryCounters._make(_unpack(_LIBRARY, data, "lib_counters"))
+    return LibraryCounters(*_unpack(_LIBRARY, data, "lib_counters"))
 
 
 def pack(value: ConnTuple | ConnStats | TcpStats | Conn) -> bytes:

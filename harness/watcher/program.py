@@ -1,6 +1,7 @@
 """The shared-libraries program: which system calls it watches, and what it reports.
 
-Law: every library opened while it runs is either read once or counted as lost. What the program sees and misses: the
+Law: every library opened while it runs is either read once or counted as lost, but for runs that the kernel leaves
+out, which it counts itself (``missed``). What the program sees and misses: the
 top of ``bpf/shared_libraries/shared-libraries.bpf.c``. How it gets into the kernel: ``ebpf/event_program.py``.
 """
 
@@ -55,8 +56,8 @@ class LibraryProgram:
         return opened
 
     def counters(self) -> events.LibraryCounters:
-        """What the programs counted, losses among it."""
-        return events.library_counters(self._running.counted())
+        """What the programs and the kernel counted, losses among it."""
+        return events.library_counters(self._running.counted())._replace(missed=self._running.missed())
 
     def close(self) -> None:
         """Take the programs out of the kernel; a second time does nothing."""

@@ -4,15 +4,18 @@ An example of what rules are for. ``rules()`` goes to the watcher; its callbacks
 process comes and take off when its last one goes. The metrics ``usm.tls.*`` are the totals of all processes, those of
 ended ones too, read from the kernel whenever metrics are. Laws: a library is hooked at the very file that was
 registered, whatever its path names by then; an activation that fails leaves nothing attached; what was counted stays
-until the process is forgotten. What is seen and missed: the top of ``bpf/tls/tls.bpf.c``.
+until the process is forgotten; files that are only handled in passing, while an image is built or unpacked, are not
+hooked, and not blocked either. What is seen and missed: the top of ``bpf/tls/tls.bpf.c``.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import struct
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from pathlib import Path
 from threading import Lock
 from types import TracebackType
 from typing import NamedTuple
@@ -41,6 +44,10 @@ FUNCTIONS = {
     "gnutls_record_send": ("sent_long",),
 }
 """What is hooked, where a library exports it, with which programs."""
+
+_UNPACKED = re.compile(r"/tmpmounts/containerd-mount\d+/")
+"""Where containerd mounts an image for a moment."""
+_BUILDER = b"buildkitd\n"
 
 _TRAFFIC = struct.Struct("<2Q")
 _COUNTERS = struct.Struct("<5Q")
@@ -86,6 +93,7 @@ class TlsProbes:
 
         won = load_module(kernel, settings, MODULE, start)
         (self._loaded, self.errors), self.stage, self.attempts = won.value, won.stage, won.attempts
+        self._proc_root = kernel.proc_root
         self._lock = Lock()
         self._attached: dict[PathIdentifier, ExitStack] = {}
         self._totals = _Totals(metrics)
@@ -97,6 +105,8 @@ class TlsProbes:
 
     def activate(self, file: FilePath) -> None:
         """Attach to a library's functions. OSError as it comes; FormatError if there is none to attach to."""
+        if in_passing(file, self._proc_root):
+            raise FileNotFoundError(f"{file.host_path} is only there while an image is built or unpacked")
         with ExitStack() as stack:
             with open(file.host_path, "rb") as opened:  # noqa: PTH123 (a path of another process is text, no more)
                 if PathIdentifier.of(os.fstat(opened.fileno())) != file.id:
@@ -161,6 +171,16 @@ class TlsProbes:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def in_passing(file: FilePath, proc_root: Path) -> bool:
+    """Is it seen only because an image is built (by buildkitd) or unpacked (by containerd)?"""
+    if _UNPACKED.search(file.host_path):
+        return True
+    try:
+        return (proc_root / str(file.pid) / "comm").read_bytes() == _BUILDER
+    except OSError:
+        return False
 
 
 class _Totals:

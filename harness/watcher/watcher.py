@@ -6,7 +6,8 @@ Laws:
 - the first rule that matches a path counts, and only that; own opens never do;
 - a process holds what it opened until it ends; one whose end nobody heard of is forgotten by the next sweep, and a
   number that came again is another process (told by the time of its start);
-- whatever the kernel, the monitor or our own queue lost is counted, and looked for again among the running;
+- whatever the kernel, the monitor or our own queue lost is counted, and looked for again among the running (with the
+  next sweep where the kernel left out runs of the program: a busy one does that all the time);
 - a program that cannot be loaded is logged, and all but its events goes on; nothing that a file, a ``/proc`` entry
   or a callback does ends the watcher: it is counted, and one callback that hangs holds up only its own file;
 - ``stop`` comes once, from anywhere, started or not: every registered file is deactivated, and nothing after.
@@ -113,6 +114,9 @@ class Watcher:
         group = MetricGroup("usm.so_watcher", PROMETHEUS, registry=metrics)
         self._lost = group.counter("lost", help="Opens that found no room, in the kernel or here.")
         self._unread = group.counter("unread", help="Opens whose path the kernel's program could not read.")
+        self._left_out = group.counter("missed", help="Runs of the program that the kernel left out, for any open.")
+        self._unsure = False
+        """Some have been since the last sweep."""
         self._errors = group.counter("errors", help="Unexpected errors in reading or handling events.")
         self._threads: list[threading.Thread] = []
         self._said = LibraryCounters(0, 0, 0)
@@ -225,6 +229,7 @@ class Watcher:
                 if now - swept >= self._sweep or losses != unheard:
                     swept, unheard = now, losses
                     self._tracking.sweep()
+                    self._look_if_unsure()
                 if now - looked >= _LOOK_FOR_LOSSES:
                     looked = now
                     self._recover()
@@ -243,9 +248,16 @@ class Watcher:
         said = self.program.counters() if self.program else self._said
         self._lost.add(said.lost - self._said.lost)
         self._unread.add(said.unread - self._said.unread)
+        self._left_out.add(said.missed - self._said.missed)
+        self._unsure = self._unsure or said.missed != self._said.missed
         self._said = said
         before, self._missed = self._missed, self._lost.value + self._unread.value
         if self._missed != before:
+            self._tracking.look_at_all()
+
+    def _look_if_unsure(self) -> None:
+        unsure, self._unsure = self._unsure, False
+        if unsure:
             self._tracking.look_at_all()
 
 

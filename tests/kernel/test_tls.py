@@ -223,6 +223,28 @@ def test_files_that_cannot_be_hooked(running, tmp_path):
     assert running.hooked() == set()
 
 
+@pytest.mark.parametrize("why", ["buildkitd has it", "containerd has it mounted", "neither"])
+def test_a_library_of_an_image_that_is_built_or_unpacked_is_neither_hooked_nor_blocked(
+    running, registry, tmp_path, why
+):
+    mount = tmp_path / "tmpmounts" / ("containerd-mount314159" if "containerd" in why else "other")
+    mount.mkdir(parents=True)
+    library = shutil.copy(loaded("libssl"), mount / "libssl.so.3")
+    comm = Path("/proc/self/comm")
+    before = comm.read_text()
+    comm.write_text("buildkitd" if "buildkitd" in why else before)
+    try:
+        if why == "neither":
+            register(registry, running, library)
+        else:
+            with pytest.raises(FileNotFoundError, match="built or unpacked"):
+                register(registry, running, library)
+    finally:
+        comm.write_text(before)
+    assert len(running.hooked()) == (why == "neither")
+    assert len(registry.blocklist) == 0
+
+
 def test_bytes_of_processes_without_room_are_counted_as_lost(live, bpf_dir, certificates):
     with tls.TlsProbes(live, BpfSettings(bpf_dir), processes=1) as small:
         small.activate(file_of(loaded("libssl")))

@@ -17,6 +17,7 @@ from watcher_rig import OWN, Whole
 
 from harness.ebpf.events import LibraryCounters
 from harness.errors import BpfError
+from harness.processes.errors import OverrunError
 from harness.telemetry import Registry
 from harness.watcher import watcher as module
 from harness.watcher.errors import AlreadyStoppedError, RuleError, WatcherError
@@ -150,6 +151,23 @@ def test_losses_are_counted_and_looked_for(world: ProcWorld, monkeypatch: pytest
         whole.feed.counted = LibraryCounters(10, 3, 2)
         wait_for(lambda: 1 in whole.registry.registered_processes())
         assert (whole.count("lost"), whole.count("unread")) == (3, 2)
+        goes_on(whole, world)
+
+
+def test_runs_that_the_kernel_left_out_are_counted_and_looked_for_with_the_sweep(
+    world: ProcWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LOOK_FOR_LOSSES", 0.05)
+    whole = whole_of(world)
+    with whole.watcher:
+        world.begin(1)
+        world.map(1, world.files / "libssl.so.1", "/libssl.so.1")
+        whole.feed.counted = LibraryCounters(10, 0, 0, missed=4)
+        wait_for(lambda: whole.count("missed") == 4)
+        assert whole.registry.registered_processes() == set(), "not at once"
+        whole.script.events.put(OverrunError("script", 1))  # makes it sweep
+        wait_for(lambda: 1 in whole.registry.registered_processes())
+        assert (whole.count("lost"), whole.count("unread"), whole.count("missed")) == (0, 0, 4)
         goes_on(whole, world)
 
 
