@@ -85,7 +85,9 @@ class ErrorTelemetry:
                 for name, errors in found.items():
                     for error, number in errors.items():
                         before = self._published.get((kind, name, error), 0)
-                        group.counter("errors", f"{label}:{name}", f"error:{error}").add(number - before)
+                        words = f"{label}:{name}", f"error:{error}"
+                        counter = group.counter("errors", *words, help=f"What {kind} refused programs in the kernel.")
+                        counter.add(number - before)
                         self._published[kind, name, error] = number
 
 
