@@ -296,10 +296,12 @@ def test_a_burst_is_read_whole(running, room):
     before = running.counters()
     for name in names:
         os.close(os.open(name, os.O_RDONLY))
-    assert drained(running) == names
+    read = drained(running)
     after = running.counters()
+    assert read == [name for name in names if name in {*read}]
+    assert len(names) - len(read) <= after.missed - before.missed, "but for those that the kernel left out"
     assert (after.lost, after.unread) == (before.lost, before.unread)
-    assert after.emitted - before.emitted >= len(names)
+    assert after.emitted - before.emitted >= len(read)
 
 
 @pytest.mark.parametrize("ringbuf", [pytest.param(True, marks=pytest.mark.requires("ringbuf")), False])
