@@ -60,17 +60,17 @@ class KernelRun:
 
     def _again(self) -> bool:
         """Submit what failed once more, each machine's tests in a guest of their own; whether there is any."""
-        due = frozenset(() if self._shared.cancel.is_set() else self.account.again())
-        if self._guests is None or not due:
+        if self._guests is None or self._shared.cancel.is_set():
             return False
+        due = frozenset(self.account.again())
+        backend = self._job.backend.pristine
+        guests = self._guests.of(backend) if backend is not None else self._guests
         for unit in self._job.units:
             ids = tuple(nodeid for nodeid in unit.ids if nodeid in due)
-            backend = self._job.backend.pristine if unit.fresh else None
-            guests = self._guests.of(backend) if backend is not None else self._guests
             if ids:
                 again = replace(unit, ids=ids)
                 self._submit(again, UnitRun(again, guests))
-        return True
+        return bool(due)
 
     def _prepare(self) -> None:
         self._begin = time.monotonic()

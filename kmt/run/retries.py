@@ -25,6 +25,7 @@ class Retries:
         self._most = most
         self._phases: dict[str, list[Report]] = {}
         self._held: dict[str, list[Report | Lost]] = {}
+        self._replaced: dict[str, list[Report | Lost]] = {}
         self._before: dict[str, list[str]] = {}
 
     def report(self, event: Report) -> list[Report | Lost]:
@@ -48,6 +49,7 @@ class Retries:
         return self._said(event.id, [event], event.reason if event.outcome == "error" else "")
 
     def _said(self, nodeid: str, said: list[Report | Lost], failed: str) -> list[Report | Lost]:
+        self._replaced.pop(nodeid, None)
         before = self._before.get(nodeid, [])
         if failed and len(before) < self._most:
             lines = failed.strip().splitlines()
@@ -57,16 +59,22 @@ class Retries:
         return [_marked(one, before) for one in said] if before else said
 
     def due(self) -> tuple[str, ...]:
-        """The tests to run again now; what they said before counts no more."""
+        """The tests to run again now; what they said before counts no more, once they have spoken again."""
         ids = tuple(self._held)
+        self._replaced |= self._held
         self._held.clear()
         return ids
 
     def given_up(self) -> list[Report | Lost]:
         """No guest will run them again: what was held back, which counts after all."""
-        held = [(nodeid, one) for nodeid, said in self._held.items() for one in said]
+        counts: list[Report | Lost] = []
+        for nodeid, said in {**self._replaced, **self._held}.items():
+            before = self._before[nodeid]
+            before.pop()  # the reason of the attempt that now counts
+            counts += [_marked(one, before) for one in said] if before else said
         self._held.clear()
-        return [_marked(one, self._before[nodeid][:-1]) if self._before[nodeid][:-1] else one for nodeid, one in held]
+        self._replaced.clear()
+        return counts
 
     def holds(self, nodeid: str) -> bool:
         """It has failed and waits to run again."""

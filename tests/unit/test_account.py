@@ -102,6 +102,16 @@ def test_a_run_that_is_stopped_keeps_the_failure_that_would_have_run_again(accou
     assert (account.result.not_run, account.result.outcome) == (1, Outcome.FAILED)
 
 
+def test_a_second_attempt_that_is_cut_off_leaves_the_first_ones_failure(account):
+    says(account, IDS[0], "failed")
+    says(account, IDS[1], "passed")
+    assert account.again() == IDS[:1]
+    dies(account, CancelledError("stopped"), number=2, ids=IDS[:1])
+    account.close(1.0)
+    assert [(t.outcome, t.retries) for t in account.result.tests] == [("failed", ()), ("passed", ())]
+    assert (account.result.not_run, account.result.outcome) == (0, Outcome.FAILED)
+
+
 def test_a_kernel_that_never_was_there_is_not_tried_again(account):
     dies(account, VmLostError("no machine"), number=0)
     assert account.again() == ()
