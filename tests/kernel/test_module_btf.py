@@ -52,6 +52,7 @@ def test_a_program_on_a_function_of_a_module(live, image, device):
         assert int.from_bytes(loaded.maps["hits"].get(COUNTED), "little") - before == 3
 
 
+@pytest.mark.thorough
 @pytest.mark.requires("btf", "fentry", "module_btf")
 def test_a_signature_that_the_module_does_not_have(live, image):
     wrong = Signature(XMIT.parameters[:1], XMIT.result)
@@ -59,6 +60,7 @@ def test_a_signature_that_the_module_does_not_have(live, image):
         live.load("hooks", image, options(FUNCTION, wrong))
 
 
+@pytest.mark.thorough
 @pytest.mark.requires("btf")
 @pytest.mark.parametrize("function", ["no_such_module:dummy_xmit", "dummy:no_such_function", "dummy_xmit"])
 def test_a_function_that_is_in_none(live, image, function):
@@ -67,6 +69,7 @@ def test_a_function_that_is_in_none(live, image, function):
         live.load("hooks", image, options(function))
 
 
+@pytest.mark.thorough
 @pytest.mark.requires("btf", "fentry")
 def test_the_signature_is_of_the_function_that_it_is_attached_to(live, image):
     """One of the kernel's that is there, and fits, is another function all the same."""

@@ -124,10 +124,11 @@ def test_each_of_gnutlss_functions_counts_once(running, registry, certificates, 
     ends.close()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("client", "library"),
     [
-        pytest.param(["curl", "-sS", "--cacert"], "libssl.so.3", id="curl and OpenSSL", marks=pytest.mark.thorough),
+        pytest.param(["curl", "-sS", "--cacert"], "libssl.so.3", id="curl and OpenSSL"),
         pytest.param(["wget", "-q", "-O", "-", "--ca-certificate"], "libgnutls.so.30", id="wget and GnuTLS"),
     ],
 )
@@ -268,6 +269,7 @@ def test_attaching_by_hand(running, tmp_path):
         running._loaded.attach_uprobe("received_int", str(tmp_path / "gone"), 0)
 
 
+@pytest.mark.thorough
 def test_close_takes_everything_off(live, bpf_dir, certificates):
     probes = tls.TlsProbes(live, BpfSettings(bpf_dir))
     probes.activate(file_of(loaded("libssl")))

@@ -304,7 +304,10 @@ def test_a_burst_is_read_whole(running, room):
     assert after.emitted - before.emitted >= len(read)
 
 
-@pytest.mark.parametrize("ringbuf", [pytest.param(True, marks=pytest.mark.requires("ringbuf")), False])
+@pytest.mark.parametrize(
+    "ringbuf",
+    [pytest.param(True, marks=pytest.mark.requires("ringbuf")), pytest.param(False, marks=pytest.mark.thorough)],
+)
 def test_losses_are_counted_exactly(live, bpf_dir, room, monkeypatch, ringbuf):
     """With room for a few dozen, and nobody reading: what was read and what was lost add up."""
     monkeypatch.setattr(program, "RING_BYTES", mmap.PAGESIZE)
