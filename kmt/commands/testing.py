@@ -133,7 +133,8 @@ def merged(first: int, second: int) -> int:
 
 def child(argv: Sequence[str], cwd: Path, env: Mapping[str, str] | None = None) -> int:
     """Run it on our terminal, signals passed on; its exit status as a shell has it."""
-    process = proc.spawn(argv, stdin=None, stdout=None, stderr=None, cwd=cwd, env=env)
+    # Paths in the child's own words, and in those of what it starts, are relative to where that stands.
+    process = proc.spawn(argv, stdin=None, stdout=None, stderr=None, cwd=cwd, env={**(env or {}), "KMT_CWD": ""})
     with _forwarded(process.send_signal):
         status = process.wait()
     return status if status >= 0 else 128 - status

@@ -32,6 +32,13 @@ def test_kernels_are_lists_and_paths_are_the_users(monkeypatch):
     assert words.kernel_patterns(["/boot/vmlinuz"]) == ["/boot/vmlinuz"]
 
 
+def test_what_a_task_starts_takes_paths_from_where_that_stands(tmp_path, monkeypatch):
+    monkeypatch.setenv("KMT_CWD", "/some where")
+    code = "import pathlib; from kmt.commands import words; pathlib.Path('said').write_text(str(words.user_path('x')))"
+    assert testing.child([sys.executable, "-c", code], tmp_path) == 0
+    assert (tmp_path / "said").read_text() == str(tmp_path / "x")
+
+
 def test_options_become_those_of_pytest(tmp_path, monkeypatch):
     monkeypatch.setenv("KMT_CWD", str(tmp_path))
     options = testing.Options(
