@@ -201,6 +201,8 @@ def optional(name: str) -> Callable[..., int | None]:
 @contextmanager
 def hearing() -> Iterator[list[str]]:
     """Gather the warnings that libbpf prints meanwhile to this thread's calls."""
+    # BCC uses the same library, and sets a printer of its own whenever it loads a program.
+    library().libbpf_set_print(_print)
     _said.lines.clear()
     heard: list[str] = []
     try:

@@ -297,3 +297,11 @@ def test_the_loader_of_the_process_is_made_once(settings_of_process, live):
 @pytest.fixture
 def settings_of_process(tmp_path):
     return [BpfSettings(tmp_path / name) for name in ("one", "two")]
+
+
+def test_libbpf_is_heard_whoever_set_its_printer(live):
+    """As BCC does, which loads the same library."""
+    abi.library().libbpf_set_print(abi.PrintCallback())
+    with abi.hearing() as heard:
+        assert not abi.library().bpf_object__open_mem(b"garbage", 7, None)
+    assert heard
