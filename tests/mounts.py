@@ -2,7 +2,9 @@
 
 import contextlib
 import ctypes
+import errno
 import os
+import time
 from pathlib import Path
 
 CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 0x40000
@@ -27,7 +29,12 @@ def hidden(*directories):
                 done(libc.mount(b"none", directory.encode(), b"tmpfs", 0, None), directory)
         yield
     finally:
-        done(libc.setns(before, CLONE_NEWNS), "setns")
+        # EINVAL: a thread that began meanwhile shares this one's directories; one that was joined may still be ending.
+        for _ in range(1000):
+            if not (status := libc.setns(before, CLONE_NEWNS)) or ctypes.get_errno() != errno.EINVAL:
+                break
+            time.sleep(0.01)
+        done(status, "setns")
         os.fchdir(at)
         os.close(at)
         os.close(before)
