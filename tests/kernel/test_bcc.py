@@ -25,6 +25,7 @@ def options(**changed):
     return LoadOptions(constants={"PROCESS": os.getpid()}, engine=Engine.BCC, **changed)
 
 
+@pytest.mark.thorough
 def test_programs_in_bccs_dialect_are_compiled_counted_and_taken_off(live):
     """One test, for every load costs seconds of compiling under emulation."""
     with live.load("calls", SOURCE.read_bytes(), options()) as loaded:

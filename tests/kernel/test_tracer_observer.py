@@ -80,6 +80,7 @@ def observer(headers):
     program.cleanup()
 
 
+@pytest.mark.thorough
 def test_two_observers_agree(observer, load):
     with load() as tracer:
         before = observer()
