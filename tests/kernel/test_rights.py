@@ -94,6 +94,8 @@ ADMIN = frozenset({"SYS_ADMIN"})
 @example(Lot(size="zero"))
 @example(Lot(size="too big"))
 @example(Lot(contradiction=True))
+@example(Lot(bits="0100", contradiction=True))
+@example(Lot(bits="1000", contradiction=True))
 def test_the_chain_ends_where_the_table_says(bpf_dir, kernel, lot):
     core.reset()
     tried = TABLE[lot.bits]
@@ -150,7 +152,9 @@ def in_child(work, lot):
             try:
                 told["stage"] = str(work())
             except BaseException as error:
-                told |= {"kinds": [kind.__name__ for kind in type(error).__mro__], "text": str(error)}
+                # All stages but the last one wrap what they were told.
+                kinds = (*type(error).__mro__, *type(error.__cause__).__mro__)
+                told |= {"kinds": [kind.__name__ for kind in kinds], "text": str(error)}
             with suppress(BaseException):
                 core.reset()
             told["descriptors"] = descriptors() - before
