@@ -12,12 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from harness.errors import FormatError
-from kmt.errors import CannotTellError
-from kmt.simulator import facts, relocate, walk
+from kmt.simulator import facts, reach, walk
 from kmt.simulator.derive import KernelFacts
 from kmt.simulator.facts import Fact
-from kmt.simulator.objects import Code, EbpfObject, Program
+from kmt.simulator.objects import EbpfObject, Program
 from kmt.simulator.sections import Target
 from kmt.simulator.types import COMPOSITE, Kind, Types
 
@@ -87,8 +85,8 @@ def overall(findings: list[Finding]) -> Answer:
 
 def judge(program: Program, whole: EbpfObject, image: Image, names: Names) -> list[Finding]:
     """All findings on one program. Raises CannotTellError."""
-    relocated = _Relocated(whole, image.types)
-    reached, missing = relocated.follow(program.code)
+    reached, unmet = reach.follow(program.code, whole, image.types)
+    missing = [Finding(Answer.NO, said.words) for said in unmet]
     helpers = sorted(reached.helpers)
     return [
         *_kinds(program, whole, image, names),
@@ -102,7 +100,7 @@ def judge(program: Program, whole: EbpfObject, image: Image, names: Names) -> li
 
 def required(program: Program, whole: EbpfObject, newest: Types, names: Names) -> Iterator[Fact]:
     """What gates may know of a program's needs, its code followed as on ``newest``."""
-    reached, _ = _Relocated(whole, newest).follow(program.code)
+    reached, _ = reach.follow(program.code, whole, newest)
     sort = program.place.sort
     yield Fact(facts.Sort.PROGRAM_TYPE, sort.program_type)
     if sort.attach_type:
@@ -234,47 +232,3 @@ def _readable(types: Types, parameter: int) -> bool:
     """No pointer, or one to a struct or void: btf_ctx_access of a 5.10 refuses others, that of a 6.1 not all."""
     bare = types.bare(parameter)
     return types.kind(bare) != Kind.PTR or types.kind(types.bare(types.target(bare))) in {Kind.VOID, *COMPOSITE}
-
-
-class _Relocated:
-    """An object's code with its relocations resolved against a kernel."""
-
-    def __init__(self, whole: EbpfObject, kernel: Types) -> None:
-        self._whole, self._kernel = whole, kernel
-
-    def follow(self, code: Code) -> tuple[walk.Seen, list[Finding]]:
-        """What is reached, in the functions that it calls too, and which missing types and fields it meets."""
-        reached, missing = self._one(code)
-        open_, done = set(reached.functions), set()
-        while open_:
-            place = open_.pop()
-            done.add(place)
-            if place not in self._whole.functions:
-                raise CannotTellError(f"a call of something at instruction {place} of .text, and no function is there")
-            seen, more = self._one(self._whole.functions[place])
-            reached.helpers |= seen.helpers
-            reached.kfuncs |= seen.kfuncs
-            missing += more
-            open_ |= seen.functions - done
-        return reached, missing
-
-    def _one(self, code: Code) -> tuple[walk.Seen, list[Finding]]:
-        constants: dict[int, int | None] = {}
-        missing: dict[int, str] = {}
-        local = self._whole.types
-        if local is None:
-            return walk.walk(code, constants), []
-        for at, relocation in code.relocations.items():
-            try:
-                answer = relocate.resolve(local, relocation, self._kernel)
-            except FormatError as error:
-                raise CannotTellError(f"its types cannot be read: {error.message}") from None
-            except relocate.AmbiguousError as error:
-                missing[at] = f"it has several of that name: {error}"
-                continue
-            constants[at] = answer.value
-            if not answer.found:
-                missing[at] = f"it has no {relocate.wanted(local, relocation)}"
-        seen = walk.walk(code, constants, frozenset(missing))
-        words = dict.fromkeys(missing[at] for at in sorted(missing) if at in seen.instructions)
-        return seen, [Finding(Answer.NO, text) for text in words]

@@ -19,6 +19,7 @@ from elftools.elf.sections import SymbolTableSection
 from harness.ebpf import elf
 from harness.errors import FormatError
 from kmt.errors import CannotTellError
+from kmt.simulator.pointers import MAP, VALUE, Pointer
 from kmt.simulator.sections import Place, place
 from kmt.simulator.types import Kind, Types
 
@@ -41,12 +42,13 @@ class Relocation:
 @dataclass(frozen=True)
 class Code:
     """A function: its bytes, by instruction what is relocated, the functions in ``.text`` that it refers to by
-    instruction (as places there), and the instructions that a symbol's address is written into."""
+    instruction (as places there), and the instructions that the address of a map or of data is written into (None: of
+    something else)."""
 
     data: bytes
     relocations: Mapping[int, Relocation] = field(default_factory=dict)
     references: Mapping[int, int] = field(default_factory=dict)
-    addresses: frozenset[int] = frozenset()
+    addresses: Mapping[int, Pointer | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,22 @@ class Program:
 
 
 @dataclass(frozen=True)
+class Declared:
+    """A map as its source declares it: the number of its type, sizes in bytes, entries, flags."""
+
+    type: int
+    key_size: int
+    value_size: int
+    max_entries: int
+    flags: int
+
+
+@dataclass(frozen=True)
 class EbpfObject:
     """A whole object. ``maps``: the numbers of the maps' types by name; ``unsized``: those whose size its loader sets;
-    ``functions``: those in ``.text`` by place.
+    ``functions``: those in ``.text`` by place; ``declared``: the maps as ``.maps`` has them; ``data``: the sections of
+    global variables with what is in them; ``constants``: offset and size of the read-only ones; ``license``: empty
+    where it says none.
     """
 
     programs: tuple[Program, ...]
@@ -70,6 +85,10 @@ class EbpfObject:
     unsized: tuple[str, ...]
     functions: Mapping[int, Code]
     types: Types | None
+    declared: Mapping[str, Declared] = field(default_factory=dict)
+    data: Mapping[str, bytes] = field(default_factory=dict)
+    constants: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    license: str = ""
 
 
 def parse(image: bytes) -> EbpfObject:
@@ -98,7 +117,7 @@ def _parse(file: ELFFile, contents: Mapping[str, bytes]) -> EbpfObject:
             continue
         refers, addresses = _refers(file, linked.get(number), symbols, section.data())
         here = [s for s in symbols.iter_symbols() if s["st_shndx"] == number and s["st_info"]["type"] == "STT_FUNC"]
-        for symbol in here:
+        for symbol in sorted(here, key=lambda s: int(s["st_value"])):
             begin, size = symbol["st_value"], symbol["st_size"]
             code = _cut(section.data(), begin, size, relocations.get(section.name, {}), refers, addresses)
             if section.name == TEXT:
@@ -111,39 +130,74 @@ def _parse(file: ELFFile, contents: Mapping[str, bytes]) -> EbpfObject:
     if not programs:
         raise CannotTellError("no eBPF object: it has no programs")
     maps = _maps(types)
-    unsized = tuple(name for name, (_, entries) in maps.items() if not entries)
-    return EbpfObject(tuple(programs), {n: kind for n, (kind, _) in maps.items()}, unsized, functions, types)
+    return EbpfObject(
+        tuple(programs),
+        {name: declared.type for name, declared in maps.items()},
+        tuple(name for name, declared in maps.items() if not declared.max_entries),
+        functions,
+        types,
+        maps,
+        _data(file),
+        _constants(file, symbols),
+        contents.get("license", b"").rstrip(b"\0").decode(errors="replace"),
+    )
+
+
+def _constants(file: ELFFile, symbols: SymbolTableSection) -> dict[str, tuple[int, int]]:
+    """The variables of ``.rodata``."""
+    numbers = [n for n, section in enumerate(file.iter_sections()) if section.name == ".rodata"]
+    return {
+        s.name: (s["st_value"], s["st_size"])
+        for s in symbols.iter_symbols()
+        if s["st_shndx"] in numbers and s["st_info"]["type"] == "STT_OBJECT"
+    }
+
+
+def _data(file: ELFFile) -> dict[str, bytes]:
+    """The sections that libbpf makes maps of, in the file's order; zeros for those without bytes in it."""
+    found: dict[str, bytes] = {}
+    for section in file.iter_sections():
+        head = section.name[1:].partition(".")[0]
+        if section.name.startswith(".") and head in ("data", "rodata", "bss") and section["sh_size"]:
+            empty = section["sh_type"] == "SHT_NOBITS"
+            found[section.name] = bytes(section["sh_size"]) if empty else bytes(section.data())
+    return found
 
 
 def _cut(data: bytes, begin: int, size: int, relocations: Mapping[int, Relocation], refers: Mapping[int, int],
-         addresses: frozenset[int]) -> Code:  # fmt: skip
+         addresses: Mapping[int, Pointer | None]) -> Code:  # fmt: skip
     first, last = begin // 8, (begin + size) // 8
     return Code(
         data[begin : begin + size],
         {at - first: relocation for at, relocation in relocations.items() if first <= at < last},
         {at - first: target for at, target in refers.items() if first <= at < last},
-        frozenset(at - first for at in addresses if first <= at < last),
+        {at - first: pointer for at, pointer in addresses.items() if first <= at < last},
     )
 
 
 def _refers(file: ELFFile, section: RelocationSection | None, symbols: SymbolTableSection, data: bytes
-            ) -> tuple[dict[int, int], frozenset[int]]:  # fmt: skip
-    """By instruction the places in ``.text`` that are referred to; and the instructions with other symbols."""
+            ) -> tuple[dict[int, int], dict[int, Pointer | None]]:  # fmt: skip
+    """By instruction the places in ``.text`` that are referred to; and what other symbols are of."""
     refers: dict[int, int] = {}
-    addresses = set()
+    addresses: dict[int, Pointer | None] = {}
     if section is None:
-        return refers, frozenset()
+        return refers, addresses
     for entry in section.iter_relocations():
         at = entry["r_offset"] // 8
         symbol = symbols.get_symbol(entry["r_info_sym"])
         number = symbol["st_shndx"]
-        if isinstance(number, int) and file.get_section(number).name == TEXT:
-            (immediate,) = struct.unpack_from("<i", data, at * 8 + 4)
+        home = file.get_section(number).name if isinstance(number, int) else ""
+        (immediate,) = struct.unpack_from("<i", data, at * 8 + 4)
+        if home == TEXT:
             call = data[at * 8] == 0x85
             refers[at] = symbol["st_value"] // 8 + (immediate + 1 if call else immediate // 8)
+        elif home == ".maps":
+            addresses[at] = Pointer(MAP, 0, symbol.name)
+        elif home.startswith((".rodata", ".data", ".bss")):
+            addresses[at] = Pointer(VALUE, symbol["st_value"] + immediate, home)
         else:
-            addresses.add(at)
-    return refers, frozenset(addresses)
+            addresses[at] = None
+    return refers, addresses
 
 
 def _relocations(extension: bytes, types: Types | None) -> dict[str, dict[int, Relocation]]:
@@ -170,19 +224,33 @@ def _relocations(extension: bytes, types: Types | None) -> dict[str, dict[int, R
     return found
 
 
-def _maps(types: Types | None) -> dict[str, tuple[int, int]]:
-    """Type and ``max_entries`` of the maps that ``.maps`` declares; such a number is written as an array's length."""
-    found: dict[str, tuple[int, int]] = {}
+def _maps(types: Types | None) -> dict[str, Declared]:
+    """The maps that ``.maps`` declares."""
+    found: dict[str, Declared] = {}
     if types is None:
         return found
     for section in types.named(".maps"):
         for variable in types.variables(section) if types.kind(section) == Kind.DATASEC else ():
-            members = {m.name: m for m in types.members(types.bare(types.target(variable)))}
+            members = {m.name: m.type for m in types.members(types.bare(types.target(variable)))}
             if "type" not in members:
                 raise CannotTellError(f"map {types.name(variable)} has no type")
-            numbers = [
-                types.array(types.bare(types.target(types.bare(members[key].type))))[1] if key in members else 0
-                for key in ("type", "max_entries")
-            ]
-            found[types.name(variable)] = (numbers[0], numbers[1])
+            number = {key: _number(types, members[key]) for key in _NUMBERS if key in members}
+            size = {
+                key: types.size(types.target(types.bare(members[key]))) for key in ("key", "value") if key in members
+            }
+            found[types.name(variable)] = Declared(
+                number["type"],
+                size.get("key", number.get("key_size", 0)),
+                size.get("value", number.get("value_size", 0)),
+                number.get("max_entries", 0),
+                number.get("map_flags", 0),
+            )
     return found
+
+
+_NUMBERS = ("type", "key_size", "value_size", "max_entries", "map_flags")
+
+
+def _number(types: Types, member: int) -> int:
+    """One that is written as the length of an array that is pointed to."""
+    return types.array(types.bare(types.target(types.bare(member))))[1]

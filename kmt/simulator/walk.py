@@ -1,8 +1,9 @@
 """(pure) What of a program the verifier gets to see on a given kernel: its instructions, followed with the constants
-that relocations put into them, so that code behind a question with the answer "no" is left out.
+that relocations and read-only data put into them, so that code behind a question with the answer "no" is left out.
 
 Laws: what is not known goes both ways, so all that can run is reached; of several ways to an instruction only what
-they agree in is known. Format: Documentation/bpf/standardization/instruction-set.rst.
+they agree in is known; a pointer that was stored and loaded again is not known any more. Format:
+Documentation/bpf/standardization/instruction-set.rst.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from kmt.simulator.objects import Code
+from kmt.simulator.pointers import CONTEXT, MAP, STACK, VALUE, Pointer
 
 _MASK = (1 << 64) - 1
 _INSTRUCTION = struct.Struct("<BBhi")
@@ -20,15 +22,30 @@ _REGISTERS = 16
 """As many as an instruction can name; the verifier knows eleven."""
 
 
-@dataclass(frozen=True)
-class Context:
-    """A pointer into what the program is given, ``offset`` bytes in."""
+_LOOKUP = 1
+"""``bpf_map_lookup_elem``."""
+_SIZES = {0x00: 4, 0x08: 2, 0x10: 1, 0x18: 8}
 
-    offset: int
-
-
-Value = int | Context | None
+Value = int | Pointer | None
 State = tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A helper's number, where it is called, and what it gets in the five registers, as far as it is known."""
+
+    at: int
+    helper: int
+    arguments: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class Access:
+    """``size`` bytes read or written at a pointer."""
+
+    at: int
+    pointer: Pointer
+    size: int
 
 
 @dataclass
@@ -41,12 +58,21 @@ class Seen:
     functions: set[int] = field(default_factory=set)
     kfuncs: bool = False
     context: set[int] = field(default_factory=set)
+    calls: set[Call] = field(default_factory=set)
+    accesses: set[Access] = field(default_factory=set)
+    data: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def walk(code: Code, constants: Mapping[int, int | None], stops: frozenset[int] = frozenset()) -> Seen:
-    """Follow a function. ``constants``: the values that relocations give to instructions; at ``stops`` it ends."""
-    seen = Seen()
-    states: dict[int, State] = {0: (None, Context(0), *[None] * (_REGISTERS - 2))}
+def walk(
+    code: Code, constants: Mapping[int, int | None], stops: frozenset[int] = frozenset(),
+    data: Mapping[str, bytes] | None = None,
+) -> Seen:  # fmt: skip
+    """Follow a function. ``constants``: the values that relocations give to instructions; at ``stops`` it ends;
+    ``data``: sections that nobody can write any more."""
+    seen = Seen(data=data or {})
+    first: list[Value] = [None] * _REGISTERS
+    first[1], first[10] = Pointer(CONTEXT), Pointer(STACK)
+    states: dict[int, State] = {0: tuple(first)}
     todo = [0]
     count = len(code.data) // 8
     while todo:
@@ -75,15 +101,37 @@ def _step(code: Code, constants: Mapping[int, int | None], at: int, state: State
     if family in (4, 7):
         value = _arithmetic(opcode, state[target], _operand(opcode, constants, at, state[source], immediate))
         return [(at + 1, _put(state, target, value))]
-    if family == 1:
-        base = state[source]
-        if isinstance(base, Context):
-            # A relocated offset is one into a kernel's struct, never into what a tracing program is given.
-            seen.context.add(base.offset + offset)
-        return [(at + 1, _put(state, target, None))]
+    if family in (1, 2, 3):
+        return [(at + 1, _memory(opcode, state, registers, offset, at, seen))]
     if family in (5, 6):
         return _jump(code, constants, at, state, seen)
-    return [(at + 1, state)]  # a store, or a load of packet data
+    return [(at + 1, state)]  # packet data
+
+
+def _memory(opcode: int, state: State, registers: int, offset: int, at: int, seen: Seen) -> State:
+    """A load from memory (class 1), or a store into it."""
+    target, source = registers & 15, registers >> 4
+    load = opcode & 7 == 1
+    base = state[source if load else target]
+    size = _SIZES[opcode & 0x18]
+    if isinstance(base, Pointer):
+        there = Pointer(base.region, base.offset + offset, base.map)
+        # A relocated offset is one into a kernel's struct, never into what a tracing program is given.
+        if load and base.region == CONTEXT:
+            seen.context.add(there.offset)
+        seen.accesses.add(Access(at, there, size))
+        if load:
+            return _put(state, target, _constant(there, size, seen.data))
+    if load:
+        return _put(state, target, None)
+    # An atomic operation may give what was there.
+    return _put(state, source, None) if opcode & 0xE7 == 0xC3 and state[source] is not None else state
+
+
+def _constant(there: Pointer, size: int, data: Mapping[str, bytes]) -> int | None:
+    content = data.get(there.map, b"") if there.region == VALUE else b""
+    within = there.offset >= 0 and there.offset + size <= len(content)
+    return int.from_bytes(content[there.offset : there.offset + size], "little") if within else None
 
 
 def _wide(code: Code, constants: Mapping[int, int | None], at: int, source: int, low: int, seen: Seen) -> Value:
@@ -92,7 +140,9 @@ def _wide(code: Code, constants: Mapping[int, int | None], at: int, source: int,
         return None
     if at in constants:
         return constants[at]
-    if at in code.addresses or source:
+    if at in code.addresses:
+        return code.addresses[at]
+    if source:
         return None
     high = int.from_bytes(code.data[at * 8 + 12 :][:4], "little")
     return (low & 0xFFFFFFFF | high << 32) & _MASK
@@ -115,9 +165,10 @@ def _arithmetic(opcode: int, old: Value, operand: Value) -> Value:
     wide, kind = opcode & 7 == 7, opcode & 0xF0
     if kind == 0xB0:
         return operand if wide or not isinstance(operand, int) else operand & 0xFFFFFFFF
-    if isinstance(old, Context):
+    if isinstance(old, Pointer):
         signed = operand - (1 << 64) if isinstance(operand, int) and operand >> 63 else operand
-        return Context(old.offset + signed) if wide and kind == 0 and isinstance(signed, int) else None
+        known = wide and kind == 0 and isinstance(signed, int)
+        return Pointer(old.region, old.offset + signed, old.map) if known and isinstance(signed, int) else None
     if not isinstance(old, int) or not isinstance(operand, int) or kind not in _ARITHMETIC:
         return None
     mask = _MASK if wide else 0xFFFFFFFF
@@ -140,7 +191,10 @@ def _jump(code: Code, constants: Mapping[int, int | None], at: int, state: State
         return []
     if opcode == 0x85:
         _call(code, at, registers >> 4, immediate, seen)
-        return [(at + 1, (None,) * 6 + state[6:])]
+        helper = registers >> 4 == 0 and at not in code.references
+        if helper:
+            seen.calls.add(Call(at, immediate, state[1:6]))
+        return [(at + 1, (_result(immediate, state[1]) if helper else None, *(None,) * 5, *state[6:]))]
     if opcode & 0xF0 == 0:
         return [(at + 1 + (immediate if opcode == 0x06 else offset), state)]
     operand = _operand(opcode, constants, at, state[registers >> 4], immediate)
@@ -160,6 +214,12 @@ def _decided(opcode: int, left: Value, right: Value) -> bool | None:
     if kind in _SIGNED:
         return _SIGNED[kind](*(v - (1 << bits) if v >> (bits - 1) else v for v in (left, right)))
     return None
+
+
+def _result(helper: int, first: Value) -> Value:
+    """Of a helper: the value that a map was asked for (what is not there ends the program's way, or is told apart)."""
+    looked_up = helper == _LOOKUP and isinstance(first, Pointer) and first.region == MAP
+    return Pointer(VALUE, 0, first.map) if looked_up and isinstance(first, Pointer) else None
 
 
 def _call(code: Code, at: int, source: int, immediate: int, seen: Seen) -> None:
