@@ -1,6 +1,7 @@
 """The arrows between packages and modules, as the design draws them; each rule is checked on broken code too."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -62,13 +63,19 @@ def is_pure(source):
     return (ast.get_docstring(ast.parse(source)) or "").startswith("(pure")
 
 
+@functools.cache
+def pure_modules():
+    """Those that a pure one may import."""
+    return {n for n, path in MODULES if is_pure(path.read_text()) or n in VALUES}
+
+
 def impurities(source, name):
     """What has effects in a pure module, outside the functions that its first line excepts.
 
     That is: effects of the standard library that it uses, and modules of ours that are not pure.
     """
     used = imports(source, name)
-    pure = {n for n, path in MODULES if is_pure(path.read_text()) or n in VALUES}
+    pure = pure_modules()
     ours = {n for n, _ in MODULES} & used
     # "from kmt.x import y" names kmt.x and kmt.x.y; a package on the way to a module is not what is meant.
     ours = {n for n in ours if not any(other.startswith(f"{n}.") for other in used)}
