@@ -138,7 +138,7 @@ class SimulatedKernel:
             return True
         raise CannotTellError(
             f"whether {self.release} has a function {name}",
-            hint="record it: kmt/simulator/points.py, ./inv kmt.profile",
+            hint="name it in kmt/simulator/points.py, then kmt.profile",
         )
 
     def load(self, name: str, image: bytes, options: LoadOptions) -> SimulatedObject:

@@ -54,7 +54,7 @@ def _one(
         if kernel is None:
             raise CannotTellError(
                 f"whether the kernel has {relocate.wanted(local, relocation)}: its types are not at hand",
-                hint="fetch the kernel: ./inv kmt.fetch",
+                hint="kmt.fetch gets the kernel that has them",
             )
         try:
             answer = relocate.resolve(local, relocation, kernel)
