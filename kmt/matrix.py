@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
@@ -25,6 +26,7 @@ CATALOGUE = Path(__file__).with_name("vms") / "kernels.toml"
 WORDS = ("default", "all", "newest")
 """Names that no row may have, for they choose rows themselves."""
 
+_ADDRESS = re.compile(r"(\w[\w.+-]*@)?(\[[0-9A-Fa-f:.%\w]+\]|\w[\w.-]*)(:\d{1,5})?", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]*", re.ASCII)
 
 
@@ -39,7 +41,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Row:
-    """One kernel of the matrix: ``suites`` to fetch it from, or an ``image`` file; with neither it is unavailable."""
+    """One kernel of the matrix: ``suites`` to fetch it from, an ``image`` file, or a machine with ``ssh``.
+
+    With none of them it is unavailable.
+    """
 
     name: str
     series: str = ""
@@ -51,6 +56,12 @@ class Row:
     image: Path | None = None
     modules: Path | None = None
     btf: Path | None = None
+    ssh: str = ""
+    """``user@host:port``: a machine that runs already, reached over SSH; user and port may be left to ssh."""
+    ssh_config: Path | None = None
+    """The file that ssh is to read for it instead of the user's own."""
+    python: str = ""
+    """(ssh) The words that start a Python there; empty: ``python3``."""
     default: bool = False
     note: str = ""
 
@@ -168,10 +179,30 @@ def _row(where: _Where, number: int, table: dict[str, Any]) -> Row:
         raise where.error(number, "suites", "a row with suites needs a series")
     if row.image and row.suites:
         raise where.error(number, "image", "a row has suites or an image, not both")
+    _check_ssh(where, number, row)
     base = where.path.parent
-    paths = {key: base / value for key in ("image", "modules", "btf") if (value := getattr(row, key)) is not None}
+    keys = ("image", "modules", "btf", "ssh_config")
+    paths = {key: base / value for key in keys if (value := getattr(row, key)) is not None}
     archive = row.archive and replace(row.archive, keyring=base / row.archive.keyring)
     return replace(row, archive=archive, **paths)
+
+
+def _check_ssh(where: _Where, number: int, row: Row) -> None:
+    """What belongs to a machine over SSH, and what does not."""
+    if not row.ssh:
+        for key in ("ssh_config", "python"):
+            if getattr(row, key):
+                raise where.error(number, key, f"{key} is for rows with ssh")
+        return
+    for key in ("suites", "archive", "image", "modules", "btf"):
+        if getattr(row, key):
+            raise where.error(number, key, f"a row with ssh has the kernel that runs there, and no {key}")
+    if not _ADDRESS.fullmatch(row.ssh):
+        raise where.error(number, "ssh", f"ssh must be like 'user@host' or 'user@host:22', not {row.ssh!r}")
+    try:
+        shlex.split(row.python)
+    except ValueError as error:
+        raise where.error(number, "python", f"python must be words as a shell takes them: {error}") from None
 
 
 def _typed_table(where: _Where, number: int, table: dict[str, Any], kind: type[Any], outer: str = "") -> Any:

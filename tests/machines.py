@@ -9,8 +9,9 @@ from pathlib import Path
 import psutil
 
 from kmt import archive, backends, config, matrix
-from kmt.backends.base import Machine
+from kmt.backends.base import HasKernels, Machine
 from kmt.deadline import Deadline
+from kmt.matrix import Row
 from kmt.run.link import Link
 
 ROOT = Path(__file__).parents[1]
@@ -30,11 +31,20 @@ def backend(name="qemu"):
     return backends.get(name, config=SETTINGS)
 
 
+ROWS = {"host": Row("host")}
+"""Of backends whose machines have kernels already; a fixture adds the one that it made."""
+
+
+def kernel_of(made, name="6.1"):
+    """The kernel that a backend is to run: its machine's own where it has one, else that one of the catalogue."""
+    return made.kernel(ROWS[made.name]) if isinstance(made, HasKernels) else kernel(name)
+
+
 @contextmanager
 def guest(run_dir, *, name="qemu", machine=SMALL, seconds=60, kernel_name="6.1", made=None):
     """A machine whose agent has said hello, and the link to it."""
     made = made or backend(name)
-    booted = kernel(kernel_name)
+    booted = kernel_of(made, kernel_name)
     made.prepare(booted, machine)
     deadline = Deadline(seconds * made.deadline_factor)
     with made.launch(booted, machine, run_dir, deadline) as vm:

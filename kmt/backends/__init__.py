@@ -11,6 +11,7 @@ from kmt.errors import ConfigError
 if TYPE_CHECKING:
     from kmt.backends.base import Backend
     from kmt.config import Config
+    from kmt.matrix import Row
 
 Progress = Callable[[str, int, int], None]
 
@@ -27,12 +28,25 @@ def _host(config: Config, accel: str, progress: Progress | None) -> Backend:
     return HostBackend()
 
 
-_BACKENDS: dict[str, Callable[[Config, str, Progress | None], Backend]] = {"qemu": _qemu, "host": _host}
+def _ssh(config: Config, accel: str, progress: Progress | None) -> Backend:
+    from kmt.backends.ssh import SshBackend
+
+    return SshBackend(config)
+
+
+_BACKENDS: dict[str, Callable[[Config, str, Progress | None], Backend]] = {"qemu": _qemu, "host": _host, "ssh": _ssh}
+KEPT = ("qemu",)
+"""Those whose guests a keeper can lend."""
 
 
 def names() -> tuple[str, ...]:
     """The known names."""
     return tuple(_BACKENDS)
+
+
+def name_for(row: Row, word: str) -> str:
+    """The backend of a row: a machine over SSH has its own, every other kernel the one that was asked for."""
+    return "ssh" if row.ssh else word
 
 
 def get(name: str, *, config: Config, accel: str = "auto", progress: Progress | None = None) -> Backend:

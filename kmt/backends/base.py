@@ -10,11 +10,12 @@ import socket
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Protocol, runtime_checkable
 
 from kmt.deadline import Deadline
 from kmt.errors import VmError
 from kmt.kernel import Kernel
+from kmt.matrix import Row
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,11 @@ class Vm(Protocol):
     """A running guest. It ends with the ``with`` that launched it, or with this process, whichever is first."""
 
     accelerator: str
-    """``kvm``, ``tcg``, ``none`` (the host itself) or ``simulated``."""
+    """``kvm``, ``tcg``, ``none`` (no machine of ours: the host itself, one over SSH) or ``simulated``."""
     channel: socket.socket
     """A stream to the guest's agent (frames of ``kmt/guest/wire.py``); the agent speaks first."""
     pid: int
-    """The machine's process on this host."""
+    """The machine's process on this host; of a machine elsewhere, that of the connection."""
     console: Path
     """The log of everything the machine printed; grows while it runs."""
     restored: bool
@@ -142,4 +143,13 @@ class Backend(Protocol):
 
     def command_line(self, kernel: Kernel, machine: Machine, run_dir: Path) -> list[str]:
         """What ``--dry-run`` prints: the command that ``launch`` would start."""
+        ...
+
+
+@runtime_checkable
+class HasKernels(Protocol):
+    """A backend whose machines run kernels already: nothing is fetched for them."""
+
+    def kernel(self, row: Row) -> Kernel:
+        """The kernel that runs on the row's machine, without files. Raises ConfigError or VmError."""
         ...

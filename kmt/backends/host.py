@@ -7,6 +7,7 @@ nothing: tests run with the caller's rights on the caller's files.
 from __future__ import annotations
 
 import os
+import platform
 import socket
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from kmt.boot.consolelog import Watch, free_path
 from kmt.deadline import Deadline
 from kmt.errors import SnapshotError, VmError, VmLostError
 from kmt.kernel import Kernel
+from kmt.matrix import Row
 
 
 class HostVm:
@@ -70,6 +72,10 @@ class HostBackend:
     deadline_factor = 1.0
     notice = ""
     checkpoints = False
+
+    def kernel(self, row: Row) -> Kernel:
+        """The one that runs here."""
+        return Kernel(row.name, platform.release(), Path("/"), None, None, (), None, digest="", origin="this machine")
 
     def prepare(self, kernel: Kernel, machine: Machine) -> None:
         """Nothing is needed."""

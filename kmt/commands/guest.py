@@ -17,6 +17,7 @@ import pexpect
 from kmt import backends, build, build_kernel, config, proc, runs
 from kmt.backends.base import Backend, Machine
 from kmt.backends.kept import KeptBackend
+from kmt.backends.ssh import SshBackend
 from kmt.commands import terminal
 from kmt.commands.matrix import rows
 from kmt.commands.shown import bars
@@ -57,6 +58,13 @@ class Chosen:
             found["KMT_BPF_DIR"] = str(self.programs[0]) if self.backend.shares_files else BPF_DIR
         return found
 
+    def env_in(self, link: Link) -> dict[str, str]:
+        """The same, of a guest that may have a room for us."""
+        found = self.env
+        if "KMT_BPF_DIR" in found:
+            found["KMT_BPF_DIR"] = link.inside(found["KMT_BPF_DIR"])
+        return found
+
 
 def choose(root: Path, word: str, backend: str, accel: str) -> Chosen:
     """Fetch and make what is missing. ConfigError when the word means several kernels."""
@@ -66,11 +74,12 @@ def choose(root: Path, word: str, backend: str, accel: str) -> Chosen:
         raise ConfigError(f"{word!r} means {', '.join(row.name for row in found)}", hint="name one kernel")
     machine = Machine(memory_mib=settings.memory)
     with bars() as progress:
-        made = backends.get(backend or settings.backend, config=settings, accel=accel or "auto", progress=progress)
+        word = backends.name_for(found[0], backend or settings.backend)
+        made = backends.get(word, config=settings, accel=accel or "auto", progress=progress)
         kernel = fetch(found[0], made, settings, progress)
         made.prepare(kernel, machine)
         programs = _programs(settings, kernel, progress)
-    keeper = None if made.shares_files else client.find(settings.root)
+    keeper = client.find(settings.root) if made.name in backends.KEPT else None
     if keeper is not None:
         made = KeptBackend(made, lambda: keeper, accel or "auto")
     return Chosen(found[0].name, settings, made, kernel, machine, programs)
@@ -112,7 +121,7 @@ def execute(root: Path, kernel: str, argv: Sequence[str], *, backend: str = "", 
     chosen = choose(root, kernel, backend, accel)
     status = 0
     with runs.start([chosen.name], sys.argv) as run, booted(chosen, run) as link:
-        frames = link.start(argv, cwd=str(root), env=chosen.env)
+        frames = link.start(argv, cwd=link.inside(root), env=chosen.env_in(link))
         threading.Thread(target=_pass_input_on, args=(link,), daemon=True).start()
         for frame in frames:
             if frame.kind is Kind.EXIT:
@@ -137,7 +146,7 @@ def demo(root: Path, kernels: Sequence[str] | None, *, backend: str = "", accel:
     chosen = choose(root, kernel, backend, accel)
     with runs.start([chosen.name], sys.argv) as run, booted(chosen, run) as link:
         print(f"{chosen.kernel.release}: {LEAVE} leaves", flush=True)
-        status = terminal.attach(link, argv, cwd=str(root), env=chosen.env)
+        status = terminal.attach(link, argv, cwd=link.inside(root), env=chosen.env_in(link))
         run.finish(status)
     return status
 
@@ -157,10 +166,11 @@ def shell(root: Path, kernel: str, *, backend: str = "", accel: str = "", gdb: b
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise ConfigError("kmt.shell needs a terminal", hint="without one: ./inv kmt.exec KERNEL -- COMMAND")
     chosen = choose(root, kernel, backend, accel)
-    if isinstance(chosen.backend, KeptBackend) and not gdb:
+    if isinstance(chosen.backend, KeptBackend | SshBackend) and not gdb:
         with runs.start([chosen.name], sys.argv) as run, booted(chosen, run) as link:
-            print(f"{chosen.kernel.release}, kept: {LEAVE} leaves, so does the end of the shell", flush=True)
-            terminal.attach(link, ["bash", "-i"], cwd=str(root), env=chosen.env)
+            how = "kept" if link.stays else "over SSH"
+            print(f"{chosen.kernel.release}, {how}: {LEAVE} leaves, so does the end of the shell", flush=True)
+            terminal.attach(link, ["bash", "-i"], cwd=link.inside(root), env=chosen.env_in(link))
             run.finish(0)
         return 0
     command = getattr(getattr(chosen.backend, "inner", chosen.backend), "shell_command", None)

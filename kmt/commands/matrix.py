@@ -17,6 +17,7 @@ from kmt.config import Config
 from kmt.errors import KmtError
 from kmt.matrix import Row
 from kmt.roots import image
+from kmt.run import shared
 
 
 def rows(settings: Config, words: Sequence[str], default: str) -> list[Row]:
@@ -41,9 +42,12 @@ def listing(root: Path, words: Sequence[str]) -> str:
 def fetch(root: Path, words: Sequence[str], *, update: bool = False) -> tuple[list[str], int]:
     """Fetch the rows side by side, all before any error counts: a line a row, and the exit status of the worst."""
     settings = config.load(root)
-    lines, status = [], 0
+    lines: list[str] = []
+    status = 0
     with bars() as progress:
         chosen = rows(settings, words, ",".join(settings.kernels))
+        lines += [f"{row.name}: nothing to fetch: it runs at {row.ssh}" for row in chosen if row.ssh]
+        chosen = [row for row in chosen if not row.ssh]
         for name, found in archive.prepare_all(chosen, config=settings, update=update, progress=progress).items():
             if isinstance(found, KmtError):
                 lines.append(f"{name}: {found.outcome}: {found}")
@@ -78,10 +82,11 @@ def dry_run(root: Path, words: Sequence[str], backend: str, accel: str) -> list[
     lines = []
     with bars() as progress, tempfile.TemporaryDirectory(prefix="kmt-") as scratch:
         machine = Machine(memory_mib=settings.memory)
-        chosen = backends.get(backend or settings.backend, config=settings, accel=accel or "auto", progress=progress)
         for row in rows(settings, words, ",".join(settings.kernels)):
+            word = backends.name_for(row, backend or settings.backend)
+            chosen = backends.get(word, config=settings, accel=accel or "auto", progress=progress)
             try:
-                kernel = archive.prepare(row, config=settings, progress=progress)
+                kernel = shared.fetch(row, chosen, settings, progress)
                 command = proc.quoted(chosen.command_line(kernel, machine, Path(scratch)))
             except KmtError as error:
                 command = f"# {error.outcome}: {error}"

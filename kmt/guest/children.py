@@ -49,6 +49,7 @@ def start_command(request: dict[str, Any]) -> Child:
     env = {**os.environ, **request.get("env", {})}
 
     def exec_it() -> None:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and what is ignored stays so
         os.chdir(request.get("cwd") or "/")
         os.execvpe(argv[0], argv, env)
 

@@ -29,7 +29,7 @@ _RNDRESEEDCRNG = 0x5207
 
 
 def hello() -> dict[str, Any]:
-    """What a guest says when it is up."""
+    """What a guest says when it is up. ``room``: the directory that stands for the root of all of the host's paths."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "version": VERSION,
@@ -38,6 +38,7 @@ def hello() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "memory_mib": memory >> 20,
         "bytecode": bytecode.tails(),
+        "room": os.environ.get("KMT_ROOM", ""),
     }
 
 

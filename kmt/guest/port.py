@@ -1,4 +1,4 @@
-"""The guest's end of the channel: a virtio-serial port, or a socket that was handed down.
+"""The guest's end of the channel: a virtio-serial port, or a socket or two pipes that were handed down.
 
 Writes block until the host reads. A port that the host has not opened yet reads as ended (virtio_console's
 ``port_fops_read`` returns 0 then), so on a port an empty read means wait; on a socket it means that the host is gone.
@@ -36,8 +36,11 @@ class Port:
     def __init__(self) -> None:
         handed = os.environ.get("KMT_CHANNEL_FD")
         self._is_socket = handed is not None
-        self.fd = int(handed) if handed is not None else os.open(find_port(), os.O_RDWR)
-        os.set_inheritable(self.fd, False)
+        # One descriptor for both ways, or "IN,OUT".
+        numbers = [int(word) for word in handed.split(",")] if handed is not None else [os.open(find_port(), os.O_RDWR)]
+        self.fd, self._out = numbers[0], numbers[-1]
+        for number in numbers:
+            os.set_inheritable(number, False)
         self._decoder = Decoder()
         self._frames: list[Frame] = []
         self._last = time.monotonic()
@@ -54,7 +57,7 @@ class Port:
         data = memoryview(pack(kind, body, raw))
         while data:
             try:
-                data = data[os.write(self.fd, data) :]
+                data = data[os.write(self._out, data) :]
             except BrokenPipeError as error:
                 raise HostGoneError from error
         self._last = time.monotonic()

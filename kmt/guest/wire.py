@@ -30,7 +30,7 @@ class Kind(IntEnum):
     """What a frame means; in brackets who sends it."""
 
     HELLO = 1
-    """[guest] It is up: ``version, release, python, cpus, memory_mib, bytecode``. [host] A new run: say it again."""
+    """[guest] It is up: its keys: ``fresh.hello``. [host] A new run: say it again."""
     PING = 2
     """[guest] Heartbeat of the agent's own process."""
     BYE = 3

@@ -67,8 +67,9 @@ class GuestCollector:
             files=[path],
             ids=[],
             kernel={"name": self.row.name, "accelerator": "none", "simulated": self.backend.simulated},
-            env={"KMT_ARTIFACTS": ARTIFACTS_DIR},
+            env={"KMT_ARTIFACTS": link.inside(ARTIFACTS_DIR)},
             collect_only=True,
+            room=link.inside(""),
         )
         link.send(Kind.PYTEST, body)
         found: list[Found] = []

@@ -209,12 +209,12 @@ class MatrixPlugin:
         return self._run
 
     def _backend(self, row: matrix.Row) -> Backend:
-        name = HOST if row.name == HOST else self._config.backend
+        name = HOST if row.name == HOST else backends.name_for(row, self._config.backend)
         if name not in self._backends:
             accel = self._pytest.getoption("--kernel-accel")
             made = backends.get(name, config=self._config, accel=accel, progress=self._notice)
             minutes = self._pytest.getoption("--kernel-keep")
-            if minutes is not None and name != HOST:
+            if minutes is not None and name in backends.KEPT:
                 from kmt.backends.kept import kept
 
                 made = kept(made, self._config, accel, minutes)

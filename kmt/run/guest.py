@@ -50,8 +50,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Places:
-    """Directories as the guest's tests see them: the built objects (empty: none) and where artefacts go."""
+    """Directories as the guest's tests see them: all of ours below it, the built objects ("": none), the artefacts."""
 
+    room: str
     bpf: str
     artifacts: str
 
@@ -88,16 +89,18 @@ def send_files(
 ) -> str:
     """Unpack the project at its own path and the directories of ``programs`` in ``BPF_DIR``, one over the other.
 
+    Both below the guest's room, if it has one.
+
     ``more`` are files (path and content) to lie among the project's.
 
     Returns where the programs are ("": there are none): where files are shared, in the first of them.
     """
     if tree is not None:
-        link.send_tar(str(tree.root), partial(write_tar, tree, more=more))
+        link.send_tar(link.inside(tree.root), partial(write_tar, tree, more=more))
     if tree is None or not programs:
         return str(programs[0]) if programs else ""
-    link.send_tar(BPF_DIR, partial(write_programs, programs))
-    return BPF_DIR
+    link.send_tar(link.inside(BPF_DIR), partial(write_programs, programs))
+    return link.inside(BPF_DIR)
 
 
 def write_programs(directories: Sequence[Path], target: IO[bytes]) -> None:
@@ -121,11 +124,15 @@ def request(
     kernel: Mapping[str, Any],
     env: Mapping[str, str],
     collect_only: bool = False,
+    room: str = "",
 ) -> dict[str, Any]:
-    """The body of a PYTEST frame; its other end is ``guest/runner.py``."""
+    """The body of a PYTEST frame; its other end is ``guest/runner.py``. ``room`` is where the guest has our files.
+
+    In a room paths are not those of this side, on which coverage could be combined: it is not measured.
+    """
     return {
-        "root": str(plan.root),
-        "inifile": plan.inifile,
+        "root": f"{room}{plan.root}",
+        "inifile": plan.inifile and f"{room}{plan.inifile}",
         "files": files,
         "ids": ids,
         "options": list(plan.options),
@@ -134,7 +141,7 @@ def request(
         "accelerator": kernel["accelerator"],
         "collect_only": collect_only,
         "strict_skips": plan.strict_skips,
-        "coverage": None if collect_only else plan.coverage,
+        "coverage": None if collect_only or room else plan.coverage,
     }
 
 
@@ -144,7 +151,7 @@ def begin(
     """Have pytest in the guest collect what those ids need, and run them unless it is to ``pause`` there."""
     env = {"KMT_ARTIFACTS": places.artifacts, **({"KMT_BPF_DIR": places.bpf} if places.bpf else {})}
     files = list(dict.fromkeys(i.split("::", 1)[0] for i in ids))
-    body = request(plan, files=files, ids=ids, kernel=kernel, env=env)
+    body = request(plan, files=files, ids=ids, kernel=kernel, env=env, room=places.room)
     link.send(Kind.PYTEST, {**body, "pause": pause})
 
 

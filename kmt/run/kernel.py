@@ -24,7 +24,10 @@ from kmt.run.shared import Job, Shared, fetch
 from kmt.run.spread import Unit
 from kmt.run.unit import Guests, UnitRun
 
-NOT_PRISTINE = "this test asks for a kernel that nobody has touched, and {} is this machine's own; use another backend"
+NOT_PRISTINE = (
+    "this test asks for a kernel that nobody has touched, and the backend {} has none: "
+    "it runs there before and after us; use another backend"
+)
 
 
 class KernelRun:

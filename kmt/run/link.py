@@ -62,8 +62,15 @@ class Link:
         frame = self.receive(Kind.HELLO)
         if frame.body.get("version") != VERSION:
             raise AgentError(f"the guest's agent speaks version {frame.body.get('version')!r}, not {VERSION}")
+        room = frame.body.get("room", "")
+        if not isinstance(room, str) or (room and not room.startswith("/")):
+            raise AgentError(f"the guest says that its room is {room!r}")
         self.said = frame.body
         return frame.body
+
+    def inside(self, path: Path | str) -> str:
+        """Where a path of ours is for the guest: a machine that is not ours alone has a room for all of them."""
+        return f"{self.said.get('room', '')}{path}"
 
     def send(self, kind: Kind, body: dict[str, Any] | None = None, raw: bytes = b"") -> None:
         """Send one frame, whole."""

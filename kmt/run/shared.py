@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kmt.backends.base import Backend
+from kmt.backends.base import Backend, HasKernels
 from kmt.config import Config
 from kmt.errors import KmtError
 from kmt.kernel import Kernel
@@ -98,9 +97,9 @@ class Shared:
 
 
 def fetch(row: Row, backend: Backend, config: Config, progress: archive.Progress) -> Kernel:
-    """The row's kernel; for backends that share this machine's files it is the running one: nothing to fetch."""
-    if backend.shares_files:
-        return Kernel(row.name, platform.release(), Path("/"), None, None, (), None, digest="", origin="this machine")
+    """The row's kernel; where a kernel runs already there is nothing to fetch."""
+    if isinstance(backend, HasKernels):
+        return backend.kernel(row)
     from kmt import archive
 
     return archive.prepare(row, config=config, progress=progress)

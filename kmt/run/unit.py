@@ -24,6 +24,8 @@ from kmt.run.link import Link
 from kmt.run.shared import Job, Shared
 from kmt.run.spread import Unit
 
+MACHINES = ("kvm", "tcg")
+"""Accelerators of machines whose memory is this host's."""
 Thaw = Callable[[Path, Deadline], AbstractContextManager[Vm]]
 """Gives a guest that waits, with everything collected, to be told what to run."""
 
@@ -62,8 +64,9 @@ class Guests:
         bpf = send_files(link, tree, self.shared.programs(self.kernel), compiled)
         # In a guest that stays, tests of earlier runs have been: what it says is not to reach other guests.
         if tree and not link.stays and (missing := bytecode.claim(tails)):
-            bytecode.keep(tails, link.compiled(str(tree.root), missing))
-        return Places(bpf, str(directory / "guest") if self.backend.shares_files else ARTIFACTS_DIR)
+            bytecode.keep(tails, link.compiled(link.inside(tree.root), missing))
+        artifacts = str(directory / "guest") if self.backend.shares_files else link.inside(ARTIFACTS_DIR)
+        return Places(link.inside(""), bpf, artifacts)
 
 
 class UnitRun:
@@ -101,7 +104,7 @@ class UnitRun:
             account.answered(time.monotonic() - begun)
             account.phase("ready")
             self._tests(vm, link, directory)
-            if not guests.backend.shares_files:
+            if vm.accelerator in MACHINES:
                 account.used(proc.private_mib(vm.pid))
             self._goodbye(link, directory)
 

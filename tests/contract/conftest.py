@@ -5,6 +5,14 @@ import sys
 import textwrap
 
 import pytest
+from sshd import serving
+
+
+@pytest.fixture(scope="session")
+def sshd(tmp_path_factory):
+    """A machine over SSH: a private sshd on a loopback port."""
+    with serving(tmp_path_factory.mktemp("sshd")) as server:
+        yield server
 
 
 @pytest.fixture

@@ -143,7 +143,8 @@ def test_arrows(name, path):
         assert not within(used, "harness"), "only the simulator knows the harness"
     if name.startswith("kmt.guest."):
         assert within(used, "kmt") == within(used, "kmt.guest"), "only kmt/guest travels into guests"
-        assert "from kmt" not in path.read_text(), "what travels imports its neighbours by '.' alone"
+        if name != "kmt.guest.far":  # which is there before its neighbours are
+            assert "from kmt" not in path.read_text(), "what travels imports its neighbours by '.' alone"
 
 
 @pytest.mark.parametrize(("name", "path"), [m for m in MODULES if m[0].startswith("kmt")], ids=lambda v: str(v))

@@ -1,0 +1,269 @@
+"""A machine over SSH, by a private sshd: what goes wrong is one line, nothing is left behind. See test_backend.py."""
+
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+from machines import gone, link_to, output, wait_for
+from sshd import free_port, serving
+
+from kmt import archive, backends, config, matrix, proc
+from kmt.backends.base import Machine
+from kmt.backends.ssh import SshBackend
+from kmt.commands.matrix import dry_run
+from kmt.deadline import Deadline
+from kmt.errors import AgentError, ConfigError, SnapshotError, UnavailableError, VmLostError, VmNeverStartedError
+from kmt.guest.wire import Kind
+from kmt.run.link import Link
+
+pytestmark = pytest.mark.host_only
+
+
+@pytest.fixture
+def made(tmp_path):
+    return SshBackend(config.load(tmp_path))
+
+
+def launched(made, row, directory):
+    directory.mkdir(exist_ok=True)
+    return made.launch(made.kernel(row), Machine(), directory, Deadline(60))
+
+
+def room_of(link):
+    """The directory on the other side, which here is this one's."""
+    room = Path(link.inside(""))
+    assert room.is_dir()
+    return room
+
+
+def test_the_kernel_is_the_one_that_runs_there(sshd, made):
+    kernel = made.kernel(sshd.row())
+    assert (kernel.name, kernel.release, kernel.digest) == ("board", platform.release(), "")
+    assert kernel.origin == "running on board"
+
+
+def test_everything_of_ours_is_below_one_directory_that_goes(sshd, made, tmp_path):
+    with launched(made, sshd.row(), tmp_path / "run") as vm:
+        link = link_to(vm, made)
+        room = room_of(link)
+        assert room.stat().st_mode & 0o077 == 0
+        # A daemon: it has left its session before the command ends, with which that session dies.
+        leaves = "setsid sleep 1000 >/dev/null 2>&1 & until [ $(ps -o sid= $!) -eq $! ]; do :; done; echo $!"
+        said, _ = output(link, "sh", "-c", f"echo $KMT_ARTIFACTS; {leaves}")
+        artifacts, sleeper = said.decode().split()
+        assert Path(artifacts).is_relative_to(room)
+        assert not gone(int(sleeper))
+    wait_for(lambda: gone(int(sleeper)) and not room.exists())
+
+
+def test_an_agent_that_is_stopped_does_not_stay_behind(sshd, made, tmp_path):
+    with launched(made, sshd.row(), tmp_path / "run") as vm:
+        link = link_to(vm, made)
+        room = room_of(link)
+        agent = int(output(link, "sh", "-c", "echo $PPID")[0])
+        os.kill(agent, signal.SIGSTOP)
+    wait_for(lambda: gone(agent) and not room.exists())
+
+
+def test_a_connection_that_is_cut_is_lost_and_leaves_nothing(sshd, made, tmp_path):
+    with launched(made, sshd.row(), tmp_path / "run") as vm:
+        link = link_to(vm, made)
+        room = room_of(link)
+        link.send(Kind.EXEC, {"argv": ["sleep", "1000"], "cwd": "/", "env": {}})
+        wait_for(lambda: [p for p in sshd.sessions() if p.name() == "sleep"])
+        for session in [p for p in sshd.sessions() if p.name().startswith("sshd")]:
+            session.kill()
+        with pytest.raises(VmLostError, match="the connection to board ended"):
+            link.receive(Kind.EXIT)
+        assert isinstance(vm.death(), VmLostError)
+    wait_for(lambda: not room.exists())
+
+
+# Each with what is said, and the command that mends it.
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"key": "stranger"}, r"board refuses our key \(this must work without a question: ssh -F .* board true"),
+        ({"known": "empty"}, r"the host key of board is not known here \(look at it and accept it once: ssh -F"),
+        ({"known": "changed"}, r"the host key of board is not the one that is known: .*ssh-keygen -R 'board'"),
+        ({"port": "closed"}, r"nothing listens at board \(is its sshd running"),
+        (
+            {"python": "no-such-python3"},
+            r"there is no no-such-python3 on board: .*no-such-python3.* \(install it there",
+        ),
+        ({"python": "false"}, "the agent on board ended with status 1"),
+    ],
+    ids=lambda v: str(v)[:20],
+)
+def test_what_keeps_us_out_is_said_in_one_line(sshd, made, changes, said):
+    known = sshd.room / "known", sshd.room / "changed", sshd.room / "empty"
+    before = [file.read_bytes() for file in known]
+    if changes.get("port"):
+        changes = {"port": free_port()}
+    with pytest.raises(VmNeverStartedError, match=said) as caught:
+        made.kernel(sshd.row(**changes))
+    assert "\n" not in str(caught.value)
+    assert [file.read_bytes() for file in known] == before  # above all, no key was accepted
+
+
+def test_a_configuration_that_ssh_cannot_read(sshd, made):
+    row = sshd.row(key="broken")
+    row.ssh_config.write_text("Nonsense yes\n")
+    with pytest.raises(VmNeverStartedError, match="ssh cannot read its configuration for board"):
+        made.kernel(row)
+
+
+def test_no_room_there_for_the_agent(sshd, made, tmp_path):
+    row = sshd.row(python=f"prlimit --fsize=1000 {sys.executable}")
+    with launched(made, row, tmp_path / "run") as vm, pytest.raises(VmNeverStartedError, match="File too large"):
+        link_to(vm, made)
+
+
+def test_no_ssh_here(sshd, made, monkeypatch):
+    monkeypatch.setattr(proc, "which", lambda program: None)
+    with pytest.raises(VmNeverStartedError, match=r"ssh is not installed \(apt-get install openssh-client\)"):
+        made.kernel(sshd.row())
+
+
+def test_login_scripts_may_print_but_not_for_ever(made, tmp_path):
+    for name, noise, ends in (
+        ("some", "echo noise; echo kmt-far", True),
+        ("flood", "yes noise | head -c 9000000", False),
+    ):
+        (tmp_path / name).mkdir()
+        with serving(tmp_path / name, f'ForceCommand {noise}; exec sh -c "$SSH_ORIGINAL_COMMAND"') as server:
+            if ends:
+                assert made.kernel(server.row()).release == platform.release()
+            else:
+                with pytest.raises(VmNeverStartedError, match="its login scripts must be still"):
+                    made.kernel(server.row())
+
+
+def test_other_rows_and_other_wishes_are_refused(sshd, made, tmp_path):
+    with pytest.raises(ConfigError, match=r"6\.1 is no machine over SSH"):
+        made.kernel(matrix.Row("6.1", series="6.1", suites=("bookworm",)))
+    with pytest.raises(UnavailableError, match="reached over SSH at board: nothing to fetch"):
+        archive.prepare(sshd.row(), config=config.load(tmp_path))
+    assert made.pristine is None
+    assert not made.checkpoints
+    with pytest.raises(SnapshotError, match="cannot be frozen"):
+        made.checkpoint(None, Deadline(1))
+    with pytest.raises(SnapshotError, match="cannot be restored"):
+        made.restore(None, tmp_path, Deadline(1))
+
+
+def test_a_row_chooses_its_backend():
+    assert backends.name_for(matrix.Row("board", ssh="board"), "qemu") == "ssh"
+    assert backends.name_for(matrix.Row("6.1"), "qemu") == "qemu"
+
+
+def test_a_room_that_is_no_path_is_not_believed(sshd, made, tmp_path, monkeypatch):
+    with launched(made, sshd.row(), tmp_path / "run") as vm:
+        link = Link(vm, Deadline(30), factor=1.0, cancel=threading.Event())
+        frame = link.receive(Kind.HELLO)
+        frame.body["room"] = "relative"
+        monkeypatch.setattr(link, "receive", lambda *_: frame)
+        with pytest.raises(AgentError, match="its room is 'relative'"):
+            link.hello()
+
+
+TESTS = """
+    import os, pathlib, sys
+    import pytest
+
+    ROOM = pathlib.Path(os.environ["KMT_ARTIFACTS"]).parents[2] if "KMT_GUEST" in os.environ else None
+
+    def test_runs_in_a_room(kernel):
+        assert kernel.name == "board"
+        assert pathlib.Path(__file__).is_relative_to(ROOM)
+        assert (pathlib.Path(__file__).parent / "data.txt").read_text() == "travelled"
+        pathlib.Path(os.environ["KMT_ARTIFACTS"], "seen.txt").write_text("by a test")
+
+    def test_fails():
+        assert sys.flags.optimize == 42
+
+    @pytest.mark.pristine
+    def test_wants_an_untouched_kernel(): pass
+
+    @pytest.mark.requires(cpus=2)
+    def test_elsewhere_a_machine_of_its_own(): assert os.getppid() > 1
+"""
+
+
+@pytest.mark.parametrize("python", [sys.executable, "/usr/bin/python3 -S"], ids=["same", "bare"])
+def test_a_project_is_tested_there_and_reported_like_anywhere(sshd, project, python):
+    project.write(TESTS)
+    project.write("travelled", "data.txt")
+    (project.root / "pyproject.toml").write_text('[tool.kmt]\ncatalogue = "kernels.toml"\n')
+    sshd.catalogue(project.root / "kernels.toml", sshd.row(python=python))
+    before = set(Path("/tmp").glob("kmt-*"))
+    done = project.run("--kernel-json=out.json", "--junitxml=out.xml", "-v", kernel="board")
+    assert done.returncode == 1, done.stdout + done.stderr
+    (kernel,) = json.loads((project.root / "out.json").read_text())["kernels"]
+    assert (kernel["backend"], kernel["release"], kernel["accelerator"]) == ("ssh", platform.release(), "none")
+    assert {t["id"].split("::")[1]: t["outcome"] for t in kernel["tests"]} == {
+        "test_runs_in_a_room": "passed",
+        "test_fails": "failed",
+        "test_wants_an_untouched_kernel": "error",
+        "test_elsewhere_a_machine_of_its_own": "passed",
+    }
+    assert (kernel["guests"], kernel["private_mib"]) == (1, [])
+    assert "a kernel that nobody has touched, and the backend ssh has none" in done.stdout
+    (seen,) = (project.root.parent / "cache").rglob("seen.txt")
+    assert seen.read_text() == "by a test"
+    assert 'value="ssh"' in (project.root / "out.xml").read_text()
+    wait_for(lambda: not set(Path("/tmp").glob("kmt-*")) - before)
+
+
+def test_what_is_lacking_there_is_said_in_one_line(sshd, project):
+    project.write("def test_one(): pass\n")
+    (project.root / "pyproject.toml").write_text(
+        '[tool.kmt]\ncatalogue = "kernels.toml"\nrequirements = ["no-such-thing>=1", "pluggy"]\n'
+    )
+    sshd.catalogue(project.root / "kernels.toml", sshd.row())
+    done = project.run(kernel="board")
+    assert done.returncode == 0, done.stdout
+    said = [line for line in done.stdout.splitlines() if "lacks what cannot be sent there" in line]
+    assert len(said) == 1
+    assert said[0].endswith(": no-such-thing")
+
+
+def kmt(project, *words):
+    command = [sys.executable, "-m", "kmt", *words]
+    return subprocess.run(
+        command, cwd=project.root, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL
+    )
+
+
+def test_listing_fetching_and_a_command_there(sshd, project):
+    (project.root / "pyproject.toml").write_text('[tool.kmt]\ncatalogue = "kernels.toml"\n')
+    (project.root / "data.txt").write_text("travelled")
+    sshd.catalogue(project.root / "kernels.toml", sshd.row())
+    assert "reached over SSH at board" in kmt(project, "ls").stdout
+    done = kmt(project, "fetch")
+    assert (done.returncode, done.stdout) == (0, "board: nothing to fetch: it runs at board\n")
+    done = kmt(project, "exec", "board", "--", "sh", "-c", "pwd; cat data.txt; exit 7")
+    assert done.returncode == 7, done.stderr
+    where, text = done.stdout.splitlines()
+    assert where.endswith(str(project.root))
+    assert where != str(project.root)
+    assert text == "travelled"
+    name, command = dry_run(project.root, [], "", "")
+    assert name == "# board"
+    assert "StrictHostKeyChecking=yes" in command
+
+
+def test_its_processes_are_few(sshd, made, tmp_path):
+    # One for the room, one for the agent: what the agent starts is below it.
+    with launched(made, sshd.row(), tmp_path / "run") as vm:
+        link = link_to(vm, made)
+        agent = psutil.Process(int(output(link, "sh", "-c", "echo $PPID")[0]))
+        assert agent.children() == []
+        assert [child.pid for child in agent.parent().children()] == [agent.pid]

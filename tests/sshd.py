@@ -1,0 +1,128 @@
+"""A private sshd on a loopback port, with keys of its own: a real machine over SSH that needs no other machine.
+
+Nothing outside its room is read or written: no keys and settings of the user, and where it runs as root, which
+wants a directory in /run, a /run of its own.
+"""
+
+import getpass
+import os
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from machines import wait_for
+
+from kmt import proc
+from kmt.matrix import Row
+
+_SERVER = """\
+ListenAddress 127.0.0.1
+Port {port}
+HostKey {room}/host
+AuthorizedKeysFile {room}/authorized
+PidFile none
+UsePAM no
+StrictModes no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+{more}
+"""
+_CLIENT = """\
+Host *
+    HostName 127.0.0.1
+    Port {port}
+    User {user}
+    IdentityFile {room}/{key}
+    IdentitiesOnly yes
+    IdentityAgent none
+    UserKnownHostsFile {room}/{known}
+    GlobalKnownHostsFile /dev/null
+"""
+
+
+@dataclass(frozen=True)
+class Server:
+    room: Path
+    port: int
+    pid: int
+
+    def row(self, name="board", *, key="user", known="known", python=sys.executable, port=None):
+        """A row for it; with another key or other known hosts, ssh has a file of its own."""
+        file = self.room / f"ssh-{key}-{known}-{port or self.port}"
+        file.write_text(
+            _CLIENT.format(port=port or self.port, user=getpass.getuser(), room=self.room, key=key, known=known)
+        )
+        return Row(name, ssh="board", ssh_config=file, python=python)
+
+    def catalogue(self, path, row):
+        """Write a ``kernels.toml`` with that row."""
+        path.write_text(
+            f'[[kernel]]\nname = "{row.name}"\nssh = "{row.ssh}"\nssh_config = "{row.ssh_config}"\n'
+            f'python = "{row.python}"\ndefault = true\n'
+        )
+
+    def sessions(self):
+        """Its processes for connections, and all below them."""
+        return psutil.Process(self.pid).children(recursive=True)
+
+
+def new_key(path):
+    """A key pair; the public half."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", path.name, "-f", path], check=True)
+    return path.with_suffix(".pub").read_text()
+
+
+def free_port():
+    """A loopback port that nothing listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _listens(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _command(config):
+    sshd = proc.which("sshd")
+    assert sshd, "the package openssh-server is missing: ./inv kmt.doctor"
+    words = [sshd, "-D", "-e", "-f", str(config)]
+    if os.getuid() != 0:
+        return words
+    start = 'mount -t tmpfs tmpfs /run && mkdir -m 755 /run/sshd && exec "$@"'
+    return ["unshare", "--mount", "--", "sh", "-c", start, "sh", *words]
+
+
+@contextmanager
+def serving(room, more=""):
+    """One that runs; ``more`` are lines for its sshd_config."""
+    host = new_key(room / "host")
+    (room / "authorized").write_text(new_key(room / "user"))
+    new_key(room / "stranger")
+    for _ in range(5):  # somebody else may take the port first
+        port = free_port()
+        (room / "sshd_config").write_text(_SERVER.format(port=port, room=room, more=more))
+        with (room / "sshd.log").open("ab") as log:
+            process = subprocess.Popen(_command(room / "sshd_config"), stdin=subprocess.DEVNULL, stderr=log)
+        wait_for(lambda p=process, n=port: _listens(n) or p.poll() is not None)
+        if process.poll() is None:
+            break
+    else:
+        raise AssertionError((room / "sshd.log").read_text())
+    for name, key in (("known", host), ("changed", (room / "stranger.pub").read_text()), ("empty", "")):
+        (room / name).write_text(f"[127.0.0.1]:{port} {key}" if key else "")
+    server = Server(room, port, process.pid)
+    try:
+        yield server
+    finally:
+        left = server.sessions()
+        process.terminate()
+        process.wait()
+        for child in left:
+            with suppress(psutil.Error):
+                child.kill()
