@@ -6,6 +6,7 @@ which wins over a failed build (7); what was not run is counted, never left out;
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field
@@ -15,6 +16,8 @@ from typing import Any
 from kmt.errors import EXIT_BUILD, EXIT_INFRASTRUCTURE
 
 SCHEMA_VERSION = 1
+LONGEST = 4096
+"""Characters of any text in a file of results that are read; an id or a name that is longer is an error there."""
 
 
 def with_kernel(name: str, kernel: str) -> str:
@@ -41,6 +44,8 @@ GRAVITY = (
 )  # fmt: skip
 """Which of several outcomes of one kernel counts, the gravest first."""
 INFRASTRUCTURE = frozenset({Outcome.UNAVAILABLE, Outcome.LOST, Outcome.PANIC, Outcome.HANG})
+GONE = INFRASTRUCTURE | {Outcome.BUILD}
+"""With these no test is to blame for not having spoken."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +61,15 @@ class TestResult:
     property: bool = False
     """True for a Hypothesis test."""
     lost: bool = False
-    """True when the test itself never spoke: its guest was lost, or never there."""
+    """True when the test itself never spoke: its guest was lost, or never there, or pytest in it ended."""
     verifier: str = ""
     """What the kernel's verifier objected to, one line, where the test failed by it."""
     retries: tuple[str, ...] = ()
     """Why its earlier attempts failed, where it was run again (``--kernel-retries``)."""
     expected: str = ""
     """Why the project expects it to fail here, and until when; where it does."""
+    cause: str = ""
+    """Of a lost test: the ``Outcome`` of what lost it, which may be milder than its kernel's."""
 
 
 @dataclass
@@ -107,6 +114,10 @@ class KernelResult:
         run = [t for t in self.tests if t.property and t.outcome != "skipped"]
         return sum(t.outcome == "passed" for t in run), len(run)
 
+    def lost_by(self, test: TestResult) -> Outcome:
+        """What lost a test that never spoke; the kernel's own outcome where the test does not say."""
+        return Outcome(test.cause) if test.cause else self.outcome
+
     def retried(self) -> list[TestResult]:
         """The tests that were run again."""
         return [test for test in self.tests if test.retries]
@@ -116,6 +127,15 @@ class KernelResult:
         counts = self.counts()
         if self.outcome in (Outcome.OK, Outcome.STOPPED) and (counts["failed"] or counts["error"]):
             self.outcome = Outcome.FAILED
+
+
+STATUS_GRAVITY = (3, 4, 2, 1, EXIT_INFRASTRUCTURE, EXIT_BUILD, 5, 0)
+
+
+def gravest(statuses: Iterable[int]) -> int:
+    """The exit status of several runs together; one that is nobody's (a signal's, say) counts as infrastructure."""
+    known = [status if status in STATUS_GRAVITY else EXIT_INFRASTRUCTURE for status in statuses]
+    return min(known, key=STATUS_GRAVITY.index, default=0)
 
 
 def exit_status(kernels: Iterable[KernelResult], *, pytest_status: int, strict: Collection[str]) -> int:
@@ -149,12 +169,22 @@ class Made:
     part: str = ""
 
 
+def bounded(nodeid: str) -> str:
+    """An id that can be read back: of one that is too long its beginning and its digest, so that ids stay apart."""
+    if len(nodeid) <= LONGEST:
+        return nodeid
+    digest = hashlib.sha256(nodeid.encode(errors="surrogatepass")).hexdigest()
+    return f"{nodeid[: LONGEST - 100]}...{digest}"
+
+
 def to_json(kernels: Iterable[KernelResult], made: Made) -> dict[str, Any]:
     """The documented JSON object, ready for ``json.dumps``."""
     rows = []
     for kernel in kernels:
         row = asdict(kernel)
         row["counts"] = kernel.counts()
+        for test in row["tests"]:
+            test["id"] = bounded(test["id"])
         rows.append(row)
     return {
         "schema": SCHEMA_VERSION,

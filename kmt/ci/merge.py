@@ -12,11 +12,9 @@ from dataclasses import dataclass, replace
 
 from kmt.errors import EXIT_INFRASTRUCTURE, ResultsError
 from kmt.explain.read import Results
-from kmt.results import GRAVITY, KernelResult, Made, Outcome, exit_status
+from kmt.results import GRAVITY, KernelResult, Made, Outcome, exit_status, gravest
 from kmt.text import visible
 
-_STATUS_GRAVITY = (3, 4, 2, 1, EXIT_INFRASTRUCTURE, 7, 5, 0)
-"""Which of two jobs' statuses counts more; what is not in it counts as infrastructure."""
 LEFT_NOTHING = "its job left no results"
 
 
@@ -101,6 +99,4 @@ def _status(results: Sequence[Results], rows: Sequence[KernelResult], missing: b
     with_tests = [status for status in own if status != 5] or own
     # A row that is unavailable and was tolerated by its job is so here.
     said = exit_status(rows, pytest_status=0, strict=()) if any(row.tests for row in rows) else 0
-    statuses = [*with_tests, said, *([EXIT_INFRASTRUCTURE] if missing else [])]
-    known = [status if status in _STATUS_GRAVITY else EXIT_INFRASTRUCTURE for status in statuses]
-    return min(known, key=_STATUS_GRAVITY.index)
+    return gravest([*with_tests, said, *([EXIT_INFRASTRUCTURE] if missing else [])])

@@ -10,35 +10,44 @@ from pathlib import Path
 from kmt import config
 from kmt.commands.testing import child
 from kmt.commands.words import kernel_patterns
-from kmt.errors import EXIT_INFRASTRUCTURE, EXIT_USAGE, ConfigError, ResultsError
+from kmt.errors import EXIT_USAGE, ConfigError, ResultsError
 from kmt.explain import files, rates
 from kmt.paths import cache
-from kmt.results import KernelResult
+from kmt.results import KernelResult, gravest
 
 INTERRUPTED = 2
+ONCE = "--kernel-retries=0"
+"""What a second attempt makes good is what is looked for."""
 
 
 def repeat(root: Path, kernels: Sequence[str], *, times: int, args: Sequence[str]) -> int:
-    """Run pytest with ``args`` so often in these kernels; 1 when a test failed, 6 when only guests were lost.
+    """Run pytest with ``args`` so often in these kernels, nothing in it retried; the gravest of the runs' statuses.
 
-    Ctrl-C ends the run that goes on and counts those before it. ConfigError for words that run nothing.
+    Ctrl-C ends the run that goes on and counts those before it, as does a run without results: the last line says so.
+    ConfigError for words that run nothing.
     """
     if times < 1:
         raise ConfigError(f"--times is {times}", hint="how often to run the tests: 1 or more")
     words = kernel_patterns(kernels) or list(config.load(root).kernels)
     done: list[Sequence[KernelResult]] = []
+    statuses: list[int] = []
+    ended = ""
     for number, (status, results) in enumerate(_runs(root, words, args, times), 1):
+        statuses.append(status)
         if status in (INTERRUPTED, EXIT_USAGE) or results is None:
             if not done:
                 return status
+            why = "" if results else " and left no results"
+            ended = f"ended at run {number} of {times}: it had exit status {status}{why}, and is not counted"
             break
         done.append(results)
         print(f"run {number} of {times}: exit status {status}", flush=True)
     found = rates.tally(done)
     for line in rates.lines(found):
         print(line, flush=True)
-    lost = any(rate.failed for rate in found.lost.values())
-    return 1 if found.runs.failed else EXIT_INFRASTRUCTURE if lost else 0
+    if ended:
+        print(ended, flush=True)
+    return gravest([*statuses, 1 if found.runs.failed else 0])
 
 
 def _runs(
@@ -49,7 +58,7 @@ def _runs(
     for _ in range(times):
         with tempfile.TemporaryDirectory(dir=cache("runs"), prefix=".soak-") as directory:
             file = Path(directory, "results.json")
-            status = child([sys.executable, "-m", "pytest", "-q", *named, f"--kernel-json={file}", *args], root)
+            status = child([sys.executable, "-m", "pytest", "-q", *named, *args, f"--kernel-json={file}", ONCE], root)
             try:
                 (one,) = files.load([file]).results
             except (ResultsError, ValueError):

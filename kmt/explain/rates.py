@@ -1,7 +1,8 @@
 """(pure) How often tests fail, from many runs of the same: rates, and how sure one may be of them.
 
 Laws: an interval holds its rate and lies between 0 and 1; more runs with the same rate never make it wider; no failure
-in n runs is no proof of none: the upper end says what could still be. A test whose guest was lost counts neither way.
+in n runs is no proof of none: the upper end says what could still be. A test that never spoke failed, unless what
+lost it was no test's doing (its guest died, nothing was built): then it counts neither way.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from math import sqrt
 from statistics import NormalDist
 
 from kmt.explain.words import count
-from kmt.results import INFRASTRUCTURE, KernelResult
+from kmt.results import GONE, KernelResult
 from kmt.text import visible
 
 CONFIDENCE = 0.95
@@ -43,7 +44,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Tally:
-    """What many runs came to. ``tests`` by (kernel, id); ``lost`` by kernel: runs that lost it or a guest."""
+    """What many runs came to. ``tests`` by (kernel, id); ``lost`` by kernel: runs that were not all there."""
 
     runs: Rate
     tests: dict[tuple[str, str], Rate]
@@ -59,10 +60,10 @@ def tally(runs: Iterable[Sequence[KernelResult]]) -> Tally:
         of += 1
         failed_here = False
         for kernel in kernels:
-            gone = kernel.outcome in INFRASTRUCTURE
+            gone = kernel.outcome in GONE
             lost[kernel.name] = _one_more(lost.get(kernel.name), gone)
             for test in kernel.tests:
-                if test.outcome == "skipped" or test.lost:
+                if test.outcome == "skipped" or (test.lost and kernel.lost_by(test) in GONE):
                     continue
                 failed = test.outcome in ("failed", "error")
                 failed_here = failed_here or failed
@@ -80,7 +81,11 @@ def lines(found: Tally) -> list[str]:
     """For people: what failed at all, the most often first; then what all others stand for."""
     failed = sorted((p for p in found.tests.items() if p[1].failed), key=lambda p: (-p[1].failed / p[1].of, p[0]))
     said = [f"{visible(kernel)}: {visible(nodeid)}: {rate}" for (kernel, nodeid), rate in failed]
-    said += [f"{visible(kernel)}: guests lost: {rate}" for kernel, rate in sorted(found.lost.items()) if rate.failed]
+    said += [
+        f"{visible(kernel)}: guests lost or nothing built: {rate}"
+        for kernel, rate in sorted(found.lost.items())
+        if rate.failed
+    ]
     never = [rate for rate in found.tests.values() if not rate.failed]
     if never:
         fewest = min(never, key=lambda rate: rate.of)

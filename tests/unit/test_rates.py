@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kmt.commands import soaking
 from kmt.explain import rates
 from kmt.explain.rates import Rate
-from kmt.results import KernelResult, Outcome, TestResult
+from kmt.results import GONE, KernelResult, Outcome, TestResult
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,7 @@ def kernel(name="6.1", outcome="ok", **tests):
     return result
 
 
-def test_runs_are_counted_by_kernel_and_test_and_what_was_lost_counts_neither_way():
+def test_runs_are_counted_by_kernel_and_test_and_what_a_dead_guest_took_counts_neither_way():
     found = rates.tally([
         [kernel(a="passed", b="failed", c="skipped"), kernel("7.3", a="passed")],
         [kernel(a="passed", b="passed"), kernel("7.3", outcome="panic", a="lost error")],
@@ -52,6 +53,35 @@ def test_runs_are_counted_by_kernel_and_test_and_what_was_lost_counts_neither_wa
     assert found.lost["7.3"] == Rate(1, 4)
     lines = rates.lines(found)
     assert lines[0] == "6.1: t.py::a: 1 of 4 failed: 25.0% (4.6% to 69.9% with 95 % confidence)"
-    assert "7.3: guests lost: 1 of 4 failed" in lines[2]
+    assert "7.3: guests lost or nothing built: 1 of 4 failed" in lines[2]
     assert lines[3] == "1 test never failed; in 3 runs that leaves up to 56.1%"
     assert lines[4].startswith("runs with a failed test: 2 of 4 failed: 50.0%")
+
+
+@pytest.mark.parametrize("outcome", sorted({*GONE} - {Outcome.UNAVAILABLE}))
+def test_a_test_that_ended_pytest_failed_and_one_that_was_lost_with_its_kernel_did_not(outcome):
+    crash = TestResult("t.py::a", "error", 0.0, lost=True, cause="failed")
+    behind = TestResult("t.py::b", "error", 0.0, lost=True, cause=str(outcome))
+    for kernel_outcome in (outcome, Outcome.FAILED):
+        found = rates.tally([[KernelResult("6.1", outcome=kernel_outcome, tests=[crash, behind])]])
+        assert found.tests == {("6.1", "t.py::a"): Rate(1, 1)}
+        assert found.runs == Rate(1, 1)
+    assert rates.tally([[kernel(outcome=outcome, a="lost error")]]).runs == Rate(0, 1), "a file without causes"
+    assert rates.tally([[kernel(outcome="failed", a="lost error")]]).runs == Rate(1, 1)
+    assert rates.tally([[kernel(outcome=outcome)]]).lost == {"6.1": Rate(1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("runs", "status"),
+    [
+        ([(7, "build"), (7, "build")], 7),
+        ([(0, "ok"), (6, "lost"), (7, "build")], 6),
+        ([(0, "ok"), (-9, "ok")], 6),
+        ([(0, "ok"), (2, None)], 2),
+        ([(0, "ok"), (0, "ok")], 0),
+    ],
+)
+def test_a_soak_ends_with_the_gravest_status_of_its_runs(monkeypatch, tmp_path, runs, status):
+    made = [(said, [KernelResult("6.1", outcome=Outcome(word))] if word else None) for said, word in runs]
+    monkeypatch.setattr(soaking, "_runs", lambda *_: iter(made))
+    assert soaking.repeat(tmp_path, ["6.1"], times=len(made), args=[]) == status
