@@ -93,22 +93,27 @@ def groups(results: Iterable[Results]) -> list[Group]:
 
 
 def _failures(kernel: KernelResult, file: str) -> Iterable[_Failure]:
-    cause = _OF_OUTCOME.get(kernel.outcome)
-    if cause is Cause.LOST and kernel.error in _ARCHIVE_ERRORS:
-        cause = Cause.ARCHIVE
     spoke_for_all = False
     for test in kernel.tests:
-        with_kernel = cause is not None and test.lost
-        if with_kernel or test.outcome in ("failed", "error"):
-            spoke_for_all = spoke_for_all or with_kernel
-            yield _of_kernel(kernel, cause, test.id, file) if with_kernel and cause else _of_test(kernel, test, file)
-    if cause is not None and not spoke_for_all:
-        yield _of_kernel(kernel, cause, "", file)
+        outcome = kernel.lost_by(test) if test.lost else Outcome.FAILED
+        if outcome in _OF_OUTCOME:
+            spoke_for_all = spoke_for_all or outcome is kernel.outcome
+            yield _of_guest(kernel, outcome, test, file)
+        elif test.outcome in ("failed", "error"):
+            yield _of_test(kernel, test, file)
+    if kernel.outcome in _OF_OUTCOME and not spoke_for_all:
+        yield _of_guest(kernel, kernel.outcome, None, file)
 
 
-def _of_kernel(kernel: KernelResult, cause: Cause, nodeid: str, file: str) -> _Failure:
-    return _Failure(cause, _first(kernel.reason) or f"{kernel.outcome}, no reason given", kernel.name, nodeid, file,
-                    _first(kernel.hint))  # fmt: skip
+def _of_guest(kernel: KernelResult, outcome: Outcome, test: TestResult | None, file: str) -> _Failure:
+    """Of a test what lost it (files of earlier versions do not say: the kernel's reason); without one the kernel."""
+    kernels_own = outcome is kernel.outcome
+    cause = _OF_OUTCOME[outcome]
+    if cause is Cause.LOST and kernels_own and kernel.error in _ARCHIVE_ERRORS:
+        cause = Cause.ARCHIVE
+    line = _first(test.reason if test and test.cause else kernel.reason) or f"{outcome}, no reason given"
+    hint = _first(kernel.hint) if kernels_own else ""
+    return _Failure(cause, line, kernel.name, test.id if test else "", file, hint)
 
 
 def _of_test(kernel: KernelResult, test: TestResult, file: str) -> _Failure:

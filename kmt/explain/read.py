@@ -10,14 +10,12 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from kmt.errors import ForeignFileError, ResultsError
-from kmt.results import SCHEMA_VERSION, KernelResult, Outcome, TestResult
+from kmt.results import LONGEST, SCHEMA_VERSION, KernelResult, Outcome, TestResult
 from kmt.text import visible
 
-LONGEST = 4096
-"""Characters of any text in it that are kept; an id or a name that is longer is an error."""
 MOST_TESTS = 200_000
 """Tests of one kernel."""
 TEST_OUTCOMES = frozenset({"passed", "failed", "skipped", "error"})
@@ -56,7 +54,7 @@ def parse(data: bytes, name: str) -> Results:
     kernels = tuple(_kernel(f"{where}: kernels[{n}]", row) for n, row in enumerate(rows))
     names = [kernel.name for kernel in kernels]
     if len(set(names)) < len(names):
-        raise ResultsError(f"{where}: a kernel stands in it twice: {', '.join(names)[:200]}")
+        raise ResultsError(f"{where}: a kernel stands in it twice: {visible(', '.join(names), 200)}")
     status, part = int(take.number("exit_status")), take.text("part")
     return Results(where, take.text("started"), take.number("seconds"), status, kernels, part)
 
@@ -85,9 +83,15 @@ class _Taker:
 
     def number(self, key: str, *, optional: bool = False) -> float:
         value = self._entry.get(key, 0 if optional else None)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not _finite(value):
+        if not _is_number(value):
             self.wrong(key, "a number of 0 or more")
-        return value
+        return cast("float", value)
+
+    def numbers(self, key: str) -> list[float]:
+        values = self.items(key, optional=True)
+        if not all(map(_is_number, values)):
+            self.wrong(key, "a list of numbers of 0 or more")
+        return values
 
     def flag(self, key: str) -> bool:
         value = self._entry.get(key, False)
@@ -106,6 +110,10 @@ class _Taker:
         if not all(isinstance(text, str) for text in value):
             self.wrong(key, "a list of strings")
         return [text[:LONGEST] for text in value]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and _finite(value)
 
 
 def _finite(value: float) -> bool:
@@ -144,7 +152,7 @@ def _kernel(where: str, entry: object) -> KernelResult:
         left_out=take.texts("left_out"),
         guests=int(take.number("guests", optional=True)),
         restored=int(take.number("restored", optional=True)),
-        private_mib=[value for value in take.items("private_mib", optional=True) if isinstance(value, int | float)],
+        private_mib=take.numbers("private_mib"),
         recovered=take.texts("recovered"),
         not_run=int(take.number("not_run", optional=True)),
     )
@@ -152,7 +160,7 @@ def _kernel(where: str, entry: object) -> KernelResult:
 
 _KINDS: dict[str, tuple[type, ...]] = {
     "id": (str,), "outcome": (str,), "seconds": (int, float), "reason": (str,), "property": (bool,), "lost": (bool,),
-    "verifier": (str,), "retries": (list, tuple), "expected": (str,),
+    "verifier": (str,), "retries": (list, tuple), "expected": (str,), "cause": (str,),
 }  # fmt: skip
 _DEFAULTS = {field.name: field.default for field in fields(TestResult) if field.default is not MISSING}
 
@@ -166,7 +174,7 @@ def _test(where: str, number: int, entry: object) -> TestResult:
         if type(value) not in kinds:
             _Taker(f"{where}.tests[{number}]", entry).wrong(key, f"a {kinds[-1].__name__}")
         values.append(value)
-    nodeid, outcome, seconds, reason, is_property, lost, verifier, retries, expected = values
+    nodeid, outcome, seconds, reason, is_property, lost, verifier, retries, expected, cause = values
     if not 0 < len(nodeid) <= LONGEST or outcome not in TEST_OUTCOMES or not _finite(seconds):
         take = _Taker(f"{where}.tests[{number}]", entry)
         take.text("id", whole=True)
@@ -174,6 +182,8 @@ def _test(where: str, number: int, entry: object) -> TestResult:
         take.wrong("outcome", f"one of {', '.join(sorted(TEST_OUTCOMES))}")
     if retries and not all(type(why) is str for why in retries):
         _Taker(f"{where}.tests[{number}]", entry).wrong("retries", "a list of strings")
+    if cause and cause not in list(Outcome):
+        _Taker(f"{where}.tests[{number}]", entry).wrong("cause", f"empty, or one of {', '.join(Outcome)}")
     again = tuple(why[:LONGEST] for why in retries)
-    words = (reason[:LONGEST], is_property, lost, verifier[:LONGEST], again, expected[:LONGEST])
+    words = (reason[:LONGEST], is_property, lost, verifier[:LONGEST], again, expected[:LONGEST], cause)
     return TestResult(nodeid, outcome, seconds, *words)

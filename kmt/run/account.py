@@ -72,7 +72,7 @@ class Account:
             elif isinstance(event, Lost):
                 if event.id in self._done:  # several guests collect the same file
                     return
-                counts = self._retries.lost(event) if event.again else [event]
+                counts = self._retries.lost(event)
             else:
                 self._shared.emit(event)
             for one in counts:
@@ -81,7 +81,8 @@ class Account:
     def _enter(self, event: Report | Lost) -> None:
         if isinstance(event, Lost):
             self._done.add(event.id)
-            self._ledger.lost(event.id, event.reason, event.outcome, retries=self._retries.before(event.id))
+            before = self._retries.before(event.id)
+            self._ledger.lost(event.id, event.reason, event.outcome, retries=before, cause=event.cause)
         else:
             nodeid = str(event.data.get("nodeid"))
             entry = self._shared.expected.of(nodeid, self._release())
@@ -161,8 +162,9 @@ class Account:
         if met.outcome is Outcome.STOPPED:
             return
         tolerated = met.outcome is Outcome.UNAVAILABLE and not self._job.strict
+        word, cause = "skipped" if tolerated else "error", met.outcome.value
         for nodeid in left:
-            self.emit(Lost(self.name, nodeid, met.reason, "skipped" if tolerated else "error", again=number > 0))
+            self.emit(Lost(self.name, nodeid, met.reason, word, again=number > 0, cause=cause))
 
     def refuse(self, ids: Iterable[str], why: str) -> None:
         """Tests that cannot be run here at all; an error of theirs, none of the kernel's."""
@@ -174,15 +176,17 @@ class Account:
         with self._mutex:
             result = self.result
             result.seconds = round(seconds, 3)
+            over = frozenset(self._done)
             for held in self._retries.given_up():
-                self._enter(held)
+                if _id(held) not in over:
+                    self._enter(held)
             self._forgive()
             left = [nodeid for nodeid in self._job.ids if nodeid not in self._done]
             if self._stopped():
                 result.not_run = len(left)
             else:
                 for nodeid in left:
-                    self.emit(Lost(self.name, nodeid, "the run ended before it"))
+                    self.emit(Lost(self.name, nodeid, "the run ended before it", cause=""))
             self._judge()
             place = {nodeid: number for number, nodeid in enumerate(self._job.ids)}
             result.tests.sort(key=lambda test: (place.get(test.id, len(place)), test.id))
@@ -214,6 +218,10 @@ class Account:
             result.reason = f"the run was stopped; tests that did not run: {result.not_run}"
         elif worst.number and result.guests > 1:
             result.reason = f"{_share(self._misfortunes, result.guests)}: {worst.reason}"
+
+
+def _id(event: Report | Lost) -> str:
+    return event.id if isinstance(event, Lost) else str(event.data.get("nodeid"))
 
 
 def _share(met: Sequence[Misfortune], guests: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from kmt.results import KernelResult
+from kmt.results import KernelResult, Outcome
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Lost:
     """``skipped`` where the row is unavailable and nobody insisted on it."""
     again: bool = False
     """Another guest could run it."""
+    cause: str = Outcome.FAILED.value
+    """The ``Outcome`` of what lost it; ``failed``: neither its guest nor its kernel."""
 
 
 @dataclass(frozen=True)

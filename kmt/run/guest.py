@@ -223,7 +223,7 @@ def _ended(name: str, tally: Tally, frame: Frame, said: list[str], emit: Callabl
     words = "".join(said).strip()[-2000:]
     for number, wanted in enumerate(missing):
         culprit = "" if number == 0 and wanted == tally.running else f" while {tally.running or 'collecting'} ran"
-        emit(Lost(name, wanted, f"pytest in the guest ended with {how}{culprit}\n{words}".rstrip()))
+        emit(Lost(name, wanted, f"pytest in the guest ended with {how}{culprit}\n{words}".rstrip(), again=True))
         tally.done.add(wanted)
 
 

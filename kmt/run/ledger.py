@@ -38,7 +38,7 @@ class Ledger:
             property=is_property,
             verifier=verifier(data) if worse and outcome in ("failed", "error") else before.verifier,
             retries=retries,
-            expected=expected,
+            expected=(_concerned(data) and expected) or before.expected,
         )
         for name, value in _properties(data):
             if name.startswith(FACT_PREFIX):
@@ -46,11 +46,20 @@ class Ledger:
         if when == "teardown":
             self._result.tests.append(self._open.pop(nodeid))
 
-    def lost(self, nodeid: str, why: str, outcome: str = "error", *, retries: tuple[str, ...] = ()) -> None:
-        """Enter a test that never spoke, or not to its end."""
+    def lost(
+        self, nodeid: str, why: str, outcome: str = "error", *, retries: tuple[str, ...] = (), cause: str = ""
+    ) -> None:
+        """Enter a test that never spoke, or not to its end; ``cause`` is the ``Outcome`` of what lost it."""
         self._open.pop(nodeid, None)
         line = why.strip().splitlines()[0] if why.strip() else ""
-        self._result.tests.append(TestResult(nodeid, outcome, 0.0, line, lost=True, retries=retries))
+        self._result.tests.append(TestResult(nodeid, outcome, 0.0, line, lost=True, retries=retries, cause=cause))
+
+
+def _concerned(data: Mapping[str, Any]) -> bool:
+    """An expected failure is about this phase: it failed, was expected to, or could have. A plain skip is none."""
+    if "wasxfail" in data or data.get("outcome") == "failed":
+        return True
+    return data.get("when") == "call" and data.get("outcome") == "passed"
 
 
 def _properties(data: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -42,14 +42,15 @@ class Retries:
         return self._said(nodeid, said, reason(failed.data) if failed else "")
 
     def lost(self, event: Lost) -> list[Report | Lost]:
-        """A guest died before the test was over; what counts now."""
+        """The test is not over and will not be in its guest; what counts now, with what it had said until then."""
         if not self._most:
             return [event]
-        self._phases.pop(event.id, None)
-        return self._said(event.id, [event], event.reason if event.outcome == "error" else "")
+        failed = event.reason if event.again and event.outcome == "error" else ""
+        return self._said(event.id, [*self._phases.pop(event.id, []), event], failed)
 
     def _said(self, nodeid: str, said: list[Report | Lost], failed: str) -> list[Report | Lost]:
         self._replaced.pop(nodeid, None)
+        self._held.pop(nodeid, None)
         before = self._before.get(nodeid, [])
         if failed and len(before) < self._most:
             lines = failed.strip().splitlines()

@@ -118,3 +118,49 @@ def test_a_kernel_that_never_was_there_is_not_tried_again(account):
     account.close(1.0)
     assert account.result.outcome is Outcome.LOST
     assert [t.retries for t in account.result.tests] == [(), ()]
+
+
+def test_pytest_that_ends_in_the_second_attempt_is_entered_once_and_what_it_said_before_is_told(account):
+    says(account, IDS[0], "failed")
+    says(account, IDS[1], "passed")
+    assert account.again() == IDS[:1]
+    account.emit(Report("6.1", {"nodeid": IDS[0], "when": "setup", "outcome": "passed", "sections": [["out", "here"]]}))
+    account.emit(Lost("6.1", IDS[0], "pytest ended with status 9", again=True))
+    assert account.again() == ()
+    account.close(1.0)
+    (test,) = (test for test in account.result.tests if test.id == IDS[0])
+    assert (test.outcome, test.lost, test.cause, test.retries) == ("error", True, "failed", ("E",))
+    told = [event for event in account.said if isinstance(event, Report) and event.data["nodeid"] == IDS[0]]
+    assert [event.data.get("sections") for event in told] == [[["out", "here"]]]
+
+
+def test_what_is_over_while_it_was_to_run_again_is_not_entered_a_second_time(account):
+    says(account, IDS[0], "failed")
+    says(account, IDS[1], "passed")
+    assert account.again() == IDS[:1]
+    account.emit(Lost("6.1", IDS[0], "not collected in the guest"))
+    account.close(1.0)
+    assert sorted(test.id for test in account.result.tests) == sorted(IDS)
+
+
+def test_tests_are_lost_by_their_own_guests_misfortune(account):
+    account._retries._most = 0
+    dies(account, VmLostError("gone"), ids=IDS[:1])
+    dies(account, VmPanickedError("Oops"), number=2, ids=IDS[1:])
+    account.close(1.0)
+    assert account.result.outcome is Outcome.PANIC
+    assert [(test.cause, test.reason) for test in account.result.tests] == [("lost", "gone"), ("panic", "Oops")]
+
+
+@pytest.mark.parametrize("phase", ["setup", "call"])
+def test_an_expected_failure_says_nothing_of_a_test_that_is_skipped(account, phase):
+    for nodeid, outcome in zip(IDS, ("skipped", "failed"), strict=True):
+        ended = False
+        for when in ("setup", "call", "teardown"):
+            word = outcome if when == phase else "passed"
+            if not ended or when == "teardown":
+                more = {"wasxfail": "why"} if word == "failed" else {}
+                account._ledger.report({"nodeid": nodeid, "when": when, "outcome": word, **more}, is_property=False,
+                                       expected="why")  # fmt: skip
+            ended = ended or word != "passed"
+    assert [test.expected for test in account.result.tests] == ["", "why"]

@@ -6,14 +6,16 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from kmt.ci import merge
 from kmt.errors import ResultsError
 from kmt.explain import causes, files, read, rerun, words
 from kmt.explain.causes import Cause
 from kmt.explain.verifier import objection
-from kmt.results import KernelResult, Made, Outcome, TestResult, to_json
+from kmt.report import table
+from kmt.results import LONGEST, KernelResult, Made, Outcome, TestResult, to_json
 from kmt.text import visible
 
 LOGS = Path(__file__).parents[2] / "fixtures" / "verifier"
@@ -54,6 +56,14 @@ def test_what_was_written_is_read_as_it_was():
     tests = failed("t.py::a", verifier="R1"), lost("t.py::b")
     kernel = result("6.1", *tests, outcome="panic", reason="Oops", hint="h", **more)
     assert results(kernel).kernels == (kernel,)
+
+
+def test_ids_that_are_too_long_are_written_so_that_they_can_be_read_and_stay_apart():
+    tests = [failed(f"t.py::a[{'x' * LONGEST}{n}]") for n in range(2)]
+    first, second = (test.id for test in results(result("6.1", *tests)).kernels[0].tests)
+    assert first != second
+    assert first.startswith("t.py::a[xxx")
+    assert len(first) <= LONGEST
 
 
 @pytest.mark.parametrize(
@@ -101,10 +111,27 @@ def test_a_dead_guest_takes_nothing_of_tests_that_had_failed_before():
     assert (second.cause, second.pairs) == (Cause.TEST, (("6.1", "t.py::a"),))
 
 
+def test_a_lost_test_has_the_cause_of_its_own_guest_and_one_that_ended_pytest_is_a_test():
+    tests = [
+        TestResult("t.py::a", "error", 0.0, "Oops: 1", lost=True, cause="panic"),
+        TestResult("t.py::b", "error", 0.0, "silent", lost=True, cause="hang"),
+        TestResult("t.py::c", "error", 0.0, "pytest in the guest ended", lost=True, cause="failed"),
+    ]
+    groups = grouped(result("6.1", *tests, outcome="panic", reason="2 of 3 guests: Oops: 1", hint="look"))
+    assert [(g.cause, g.line, g.tests, g.hint) for g in groups] == [
+        (Cause.PANIC, "Oops: 1", ("t.py::a",), "look"),
+        (Cause.TEST, "pytest in the guest ended", ("t.py::c",), ""),
+        (Cause.HANG, "silent", ("t.py::b",), ""),
+    ]
+    first, second = grouped(result("6.1", tests[1], outcome="panic", reason="Oops"))
+    assert (first.cause, first.pairs, second.pairs) == (Cause.PANIC, (), (("6.1", "t.py::b"),))
+
+
 outcomes = st.sampled_from([*Outcome])
 test_results = st.builds(
     TestResult, st.sampled_from([f"t.py::{n}" for n in "abcd"]), st.sampled_from(sorted(read.TEST_OUTCOMES)),
     st.just(0.0), st.sampled_from(["x 1", "x 2", "y", ""]), st.just(False), st.booleans(), st.sampled_from(["", "R1"]),
+    cause=st.sampled_from(["", *Outcome]),
 )  # fmt: skip
 kernel_results = st.builds(
     KernelResult, st.sampled_from(["5.10", "6.1", "mine"]), outcome=outcomes, reason=st.sampled_from(["", "Oops", "z"]),
@@ -144,9 +171,11 @@ def test_without_a_log_the_error_itself_is_the_line():
 
 # What is no result, what is hostile
 
+EVIL = "t.py::a[\x1b]0;owned\x07\x1b[2J[red]bold[/red]\u202eright\n::error::no\ud800]"
+
 
 def changed(path, value):
-    made = json.loads(json.dumps(document(result("6.1", failed("t.py::a")))))
+    made = json.loads(json.dumps(document(result("6.1", failed("t.py::a"), private_mib=[1.5]))))
     entry = made
     for key in path[:-1]:
         entry = entry[key]
@@ -182,6 +211,11 @@ def changed(path, value):
         (changed(["kernels", 0, "tests", 0, "seconds"], -1), "tests[0]: seconds must be"),
         (changed(["exit_status"], 10**400), "exit_status must be a number"),
         (json.dumps(document(result("6.1"), result("6.1"))).encode(), "a kernel stands in it twice"),
+        (json.dumps(document(result(EVIL), result(EVIL))).encode(), r"a kernel stands in it twice: t.py::a[\x1b]"),
+        (changed(["kernels", 0, "private_mib"], [1, 10**400]), "private_mib must be a list of numbers"),
+        (changed(["kernels", 0, "private_mib"], [float("nan")]), "private_mib must be a list of numbers"),
+        (changed(["kernels", 0, "private_mib"], [True]), "private_mib must be a list of numbers"),
+        (changed(["kernels", 0, "tests", 0, "cause"], "fire"), "tests[0]: cause must be empty, or one of ok"),
     ],
 )
 def test_what_cannot_be_used_is_a_typed_error_that_names_the_file(data, said):
@@ -198,20 +232,27 @@ json_values = st.recursive(
 )
 PLACES = [["schema"], ["kernels"], ["kernels", 0], ["kernels", 0, "tests"], ["kernels", 0, "tests", 0]]
 PLACES += [["kernels", 0, key] for key in document(result("6.1"))["kernels"][0]]
-PLACES += [["kernels", 0, "tests", 0, key] for key in ("id", "outcome", "seconds", "reason", "property", "lost")]
+PLACES += [
+    ["kernels", 0, "tests", 0, key] for key in ("id", "outcome", "seconds", "reason", "property", "lost", "cause")
+]
+PLACES += [["kernels", 0, "private_mib", 0]]
 
 
 @given(st.sampled_from(PLACES), json_values)
-def test_any_value_in_any_place_is_read_or_refused_and_can_be_explained(place, value):
+@example(["kernels", 0, "private_mib"], [10**400])
+def test_any_value_in_any_place_is_read_or_refused_and_can_be_explained_merged_and_drawn(place, value):
     try:
         found = read.parse(changed(place, value), "r.json")
     except ResultsError:
         return
     for line in words.lines(causes.groups([found]), kernels=1, command=["again"]):
         assert line.isprintable() or line == ""
-
-
-EVIL = "t.py::a[\x1b]0;owned\x07\x1b[2J[red]bold[/red]\u202eright\n::error::no\ud800]"
+    names = [kernel.name for kernel in found.kernels]
+    try:
+        merged = merge.merge([found], kernels=names or ["6.1"], parts=1)
+    except ResultsError:
+        return
+    table.render(merged.kernels)
 
 
 def test_escapes_and_markup_arrive_as_text():
