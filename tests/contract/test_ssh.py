@@ -17,9 +17,18 @@ from sshd import free_port, serving
 from kmt import archive, backends, config, matrix, proc
 from kmt.backends.base import Machine
 from kmt.backends.ssh import SshBackend
+from kmt.commands import snapshots
 from kmt.commands.matrix import dry_run
 from kmt.deadline import Deadline
-from kmt.errors import AgentError, ConfigError, SnapshotError, UnavailableError, VmLostError, VmNeverStartedError
+from kmt.errors import (
+    AgentError,
+    ConfigError,
+    SnapshotError,
+    UnavailableError,
+    VmLostError,
+    VmNeverStartedError,
+    VmTimedOutError,
+)
 from kmt.guest.wire import Kind
 from kmt.run.link import Link
 
@@ -267,3 +276,50 @@ def test_its_processes_are_few(sshd, made, tmp_path):
         agent = psutil.Process(int(output(link, "sh", "-c", "echo $PPID")[0]))
         assert agent.children() == []
         assert [child.pid for child in agent.parent().children()] == [agent.pid]
+
+
+def test_a_machine_that_answers_no_more_is_given_up(sshd, made, tmp_path):
+    with launched(made, sshd.row(), tmp_path / "run") as vm:
+        link = link_to(vm, made)
+        link._silence = 5.0
+        sessions = [p for p in sshd.sessions() if p.name().startswith("sshd")]
+        for session in sessions:
+            session.suspend()
+        try:
+            with pytest.raises(VmTimedOutError, match="silent for 5 s"):
+                output(link, "true")
+        finally:
+            for session in sessions:
+                session.resume()
+
+
+def test_a_run_that_is_interrupted_leaves_nothing_there(sshd, project):
+    project.write("import time, pathlib\ndef test_long():\n    pathlib.Path('begun').touch()\n    time.sleep(1000)\n")
+    (project.root / "pyproject.toml").write_text('[tool.kmt]\ncatalogue = "kernels.toml"\n')
+    sshd.catalogue(project.root / "kernels.toml", sshd.row())
+    command = project.command("--kernel", "board")
+    with subprocess.Popen(command, cwd=project.root, stdout=subprocess.PIPE, text=True) as run:
+        (begun,) = wait_for(lambda: list(Path("/tmp").glob(f"kmt-*{project.root}/begun")))
+        room = Path(f"/{begun.parts[1]}/{begun.parts[2]}")
+        run.send_signal(signal.SIGINT)
+        said, _ = run.communicate(timeout=60)
+    assert "KeyboardInterrupt" in said
+    wait_for(lambda: not room.exists())
+
+
+def test_a_machine_that_is_lost_costs_its_own_tests_alone(sshd, project):
+    project.write("def test_one(): pass\n")
+    (project.root / "pyproject.toml").write_text('[tool.kmt]\ncatalogue = "kernels.toml"\n')
+    sshd.catalogue(project.root / "kernels.toml", sshd.row(key="stranger"))
+    done = project.run("--kernel-json=out.json", kernel="board,host")
+    board, host = sorted(json.loads((project.root / "out.json").read_text())["kernels"], key=lambda k: k["name"])
+    assert (done.returncode, board["outcome"], host["outcome"]) == (6, "lost", "ok")
+    assert board["reason"] == "board refuses our key"
+    assert "ssh-copy-id" in board["hint"]
+
+
+def test_what_needs_a_kernels_files_says_that_there_are_none(sshd, project):
+    (project.root / "pyproject.toml").write_text('[tool.kmt]\ncatalogue = "kernels.toml"\n')
+    sshd.catalogue(project.root / "kernels.toml", sshd.row())
+    with pytest.raises(UnavailableError, match="reached over SSH at board: nothing to fetch"):
+        list(snapshots.make(project.root, ["board"]))
