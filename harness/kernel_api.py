@@ -201,6 +201,10 @@ class KernelApi(Protocol):
         """The number of possible CPUs."""
         ...
 
+    def lift_memory_limit(self) -> None:
+        """Let maps and programs take the memory that they need. HarnessError where the caller may not."""
+        ...
+
     def probe(self, feature: Feature) -> bool | None:
         """Whether it has that feature; None: could not tell."""
         ...

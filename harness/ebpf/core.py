@@ -21,7 +21,7 @@ from harness.ebpf.btf import BtfLoader, ResultCode, forget_kernels
 from harness.ebpf.embedded import os_release
 from harness.ebpf.settings import BpfSettings
 from harness.errors import AssetError, BtfError, HarnessError, VerifierError
-from harness.kernel_api import LoadOptions
+from harness.kernel_api import KernelApi, LoadOptions
 from harness.telemetry import PROMETHEUS, MetricGroup
 
 T = TypeVar("T")
@@ -122,21 +122,26 @@ def result_codes() -> dict[str, ResultCode]:
         return dict(_codes)
 
 
-def setup(settings: BpfSettings, release: str) -> CoreLoader:
-    """The process-wide loader, made by the first caller; later settings are ignored until ``reset``."""
+def setup(settings: BpfSettings, release: str, lift_limit: Callable[[], None] | None = None) -> CoreLoader:
+    """The process-wide loader, made by the first caller; later settings are ignored until ``reset``.
+
+    ``lift_limit`` lifts the limit on locked memory before; None: ``raise_memlock``.
+    """
     global _loader
     with _lock:
         if _loader is None:
-            raise_memlock()
+            (lift_limit or raise_memlock)()
             core_dir = settings.bpf_dir / "co-re"
             btf = BtfLoader(release, settings.btf_path, core_dir / "btf")
             _loader = CoreLoader(core_dir, btf, _report)
         return _loader
 
 
-def load_core_asset(settings: BpfSettings, release: str, file: str, start: Callable[[BinaryIO, CoreOptions], T]) -> T:
+def load_core_asset(
+    settings: BpfSettings, kernel: KernelApi, file: str, start: Callable[[BinaryIO, CoreOptions], T]
+) -> T:
     """``CoreLoader.load`` of the process-wide loader."""
-    return setup(settings, release).load(file, start)
+    return setup(settings, kernel.release, kernel.lift_memory_limit).load(file, start)
 
 
 def flush_btf() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from harness.ebpf import abi, btf
 from harness.ebpf.btf_parser import Btf
+from harness.ebpf.core import raise_memlock
 from harness.ebpf.libbpf import BpfObject
 from harness.ebpf.maps import RINGBUF
 from harness.errors import HarnessError, SignatureError
@@ -47,6 +48,10 @@ class LiveKernel:
     def cpus(self) -> int:
         """The number of possible CPUs."""
         return max(1, int(abi.library().libbpf_num_possible_cpus()))
+
+    def lift_memory_limit(self) -> None:
+        """Of this process, for kernels before 5.11."""
+        raise_memlock()
 
     def probe(self, feature: Feature) -> bool | None:
         """Ask the kernel; None where it could not be asked (no library, no permission)."""

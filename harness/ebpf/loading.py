@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Generic, TypeVar
 
 from harness.ebpf.btf import ResultCode
-from harness.ebpf.core import CoreOptions, load_core_asset, raise_memlock
+from harness.ebpf.core import CoreOptions, load_core_asset
 from harness.ebpf.fallback import Attempt, Stage, climb
 from harness.ebpf.prebuilt import read_prebuilt
 from harness.ebpf.runtime import compile_asset
@@ -50,10 +50,10 @@ def load_module(
         def callback(asset: BinaryIO, options: CoreOptions) -> tuple[T, ResultCode | None]:
             return start(asset.read(), options.load), options.code
 
-        return load_core_asset(settings, kernel.release, f"{name}.o", callback)
+        return load_core_asset(settings, kernel, f"{name}.o", callback)
 
     def begin(image: bytes) -> T:
-        raise_memlock()
+        kernel.lift_memory_limit()
         return start(image, LoadOptions())
 
     def runtime() -> tuple[T, ResultCode | None]:

@@ -79,7 +79,7 @@ def load_tracer(
         return _start(kernel, settings, wanted or TracerSettings(), asset.read(), core)
 
     name = f"{MODULE}-debug" if settings.bpf_debug else MODULE
-    return load_core_asset(settings, kernel.release, f"{name}.o", start)
+    return load_core_asset(settings, kernel, f"{name}.o", start)
 
 
 def _start(kernel: KernelApi, settings: BpfSettings, wanted: TracerSettings, image: bytes, core: CoreOptions) -> Tracer:

@@ -10,7 +10,6 @@ What is asked of an object is in ``verify``; what is done with a loaded one in `
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -18,10 +17,7 @@ from harness.ebpf import elf
 from harness.ebpf.live import check_signatures
 from harness.errors import BpfError, BtfError, FormatError, HarnessError, SettingsError, VerifierError
 from harness.kernel_api import Engine, Feature, LoadOptions, Signature
-from kmt import archive, matrix
-from kmt.archive import btf as images
-from kmt.config import Config
-from kmt.errors import CannotTellError, KmtError
+from kmt.errors import CannotTellError
 from kmt.kernel import Version
 from kmt.simulator import facts, gates, lru, objects, places, stores, verify
 from kmt.simulator.derive import KernelFacts
@@ -80,6 +76,9 @@ class SimulatedKernel:
     def objects(self) -> tuple[SimulatedObject, ...]:
         """Those that are loaded now."""
         return tuple(self._objects)
+
+    def lift_memory_limit(self) -> None:
+        """Nothing to lift."""
 
     def probe(self, feature: Feature) -> bool | None:
         """Whether it has that feature; None: nothing tells."""
@@ -252,6 +251,9 @@ def simulated(name: str, proc_root: Path, seed: int = 0, *, faults: Faults = NON
 
     Raises CannotTellError for a series about which nothing is known, ProfileError for what is no version.
     """
+    # The archive's libraries are the host's; guests have none.
+    from kmt.simulator.cached import cached_types
+
     try:
         series = Version.parse(name).series
     except ValueError:
@@ -265,23 +267,3 @@ def simulated(name: str, proc_root: Path, seed: int = 0, *, faults: Faults = NON
     told.ask(Fact(facts.Sort.PROGRAM_TYPE, "kprobe"))
     types = cached_types(series)
     return SimulatedKernel(told, types=types, proc_root=proc_root, seed=seed, faults=faults, cpus=cpus)
-
-
-@functools.lru_cache(maxsize=16)
-def cached_types(series: str, digest: str = "") -> Types | None:
-    """The BTF of that series' kernel in the cache (``digest``: only this one, by its SHA-256); None where it is not
-    there. Boots and fetches nothing."""
-    config = Config(root=Path.cwd())
-    for row in matrix.load().rows:
-        if row.series != series:
-            continue
-        try:
-            if not archive.describe(row, config=config).cached:
-                continue
-            path = images.raw(archive.prepare(row, config=config))
-            data = path.read_bytes() if path is not None else b""
-        except (KmtError, OSError):
-            continue
-        if data and (not digest or hashlib.sha256(data).hexdigest() == digest):
-            return Types.parse(data)
-    return None

@@ -21,9 +21,11 @@ from kmt.simulator.objects import EbpfObject, Program
 from kmt.simulator.pointers import MAP, STACK, VALUE, Pointer
 from kmt.simulator.sections import Target
 from kmt.simulator.stores import Definition, Refused
-from kmt.simulator.types import Kind, Types
+from kmt.simulator.types import COMPOSITE, Kind, Types
 from kmt.simulator.uapi import HELPERS, helper_name, map_number
 
+_STRUCTS_ONLY, _INTEGERS_TOO = (5, 10), (6, 1)
+"""As these were seen to do."""
 _NEEDS_BTF = frozenset({"tracing", "lsm", "struct_ops"})
 _ATTEMPTS = 5
 """How often libbpf asks again after EAGAIN (PROG_LOAD_ATTEMPTS)."""
@@ -151,7 +153,9 @@ def _arguments(program: Program, seen: walk.Seen, told: KernelFacts, types: Type
         return
     if types is not None:
         function = next(i for i in types.named(name) if types.kind(i) == Kind.FUNC)
-        parameters = len(types.parameters(types.target(function)))
+        given = types.parameters(types.target(function))
+        parameters = len(given)
+        yield from _unreadable(program, seen, told, types, given)
     else:
         words = str(told.ask(Fact(facts.Sort.SIGNATURE, name)).value)
         inside = words[words.rindex("(") + 1 : -1]
@@ -159,6 +163,26 @@ def _arguments(program: Program, seen: walk.Seen, told: KernelFacts, types: Type
     last = max(seen.context) // 8
     if last >= parameters + program.place.at_end:
         yield errno.EACCES, f"func '{name}' doesn't have {last + 1}-th argument"
+
+
+def _unreadable(
+    program: Program, seen: walk.Seen, told: KernelFacts, types: Types, parameters: Sequence[int]
+) -> Iterator[tuple[int, str]]:
+    """Arguments that are pointers to no struct: a 5.10 lets no program read them, a 6.1 those to integers."""
+    for index in sorted({offset // 8 for offset in seen.context}):
+        bare = types.bare(parameters[index]) if index < len(parameters) else 0
+        if types.kind(bare) != Kind.PTR:
+            continue
+        target = types.bare(types.target(bare))
+        if types.kind(target) in {Kind.VOID, *COMPOSITE}:
+            continue
+        if told.version <= _STRUCTS_ONLY:
+            yield errno.EACCES, f"func '{program.place.name}' arg{index} is no pointer to a struct"
+        elif told.version < _INTEGERS_TOO or types.kind(target) != Kind.INT:
+            raise CannotTellError(
+                f"program {program.name} reads value {index + 1} of {program.place.name}, a pointer to no struct: not "
+                "every kernel lets it"
+            )
 
 
 def _uses(seen: walk.Seen, maps: Mapping[str, Definition]) -> Iterator[tuple[int, str]]:
@@ -184,11 +208,15 @@ def _call(call: walk.Call, maps: Mapping[str, Definition]) -> Iterator[tuple[int
     definition = maps.get(given.map) if isinstance(given, Pointer) and given.region == MAP else None
     if definition is None:
         return
+    sizes = (definition.key_size, definition.value_size)[: _KEY_AND_VALUE.get(name, 0)]
+    for argument, size in zip(call.arguments[1:], sizes, strict=False):
+        beyond = isinstance(argument, Pointer) and argument.region == STACK and argument.offset + size > 0
+        if not size:
+            yield errno.EACCES, "invalid zero-sized read"
+            return
+        if beyond:
+            yield errno.EACCES, f"invalid read from stack of {size} bytes"
+            return
     refused = definition.type != wanted if wanted else definition.type in stores.EVENTS and name in _KEY_AND_VALUE
     if refused:
         yield errno.EINVAL, f"cannot pass map_type {map_number(definition.type)} into func {name}#{call.helper}"
-        return
-    sizes = (definition.key_size, definition.value_size)[: _KEY_AND_VALUE.get(name, 0)]
-    for argument, size in zip(call.arguments[1:], sizes, strict=False):
-        if isinstance(argument, Pointer) and argument.region == STACK and argument.offset + size > 0:
-            yield errno.EACCES, f"invalid indirect access to stack off={argument.offset} size={size}"

@@ -1,0 +1,133 @@
+"""The same situations in the running kernel and in the simulated one of its series: each step must come to the same.
+
+Drawn are settings, faults, edits, calls and processes; compared are the stage that wins, error classes and numbers, the
+sort of objection, values, events, losses and metrics. What is known to differ stands in ``known_differences.toml``.
+``KMT_SITUATIONS`` says how many; with it, all are counted before the test fails.
+"""
+
+import os
+import shutil
+import tomllib
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import situations
+from chain_faults import FAULTS, copied, without
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from worlds import Real, Simulated
+
+from harness.ebpf.btf import SYSFS
+from harness.ebpf.live import LiveKernel
+from kmt.errors import CannotTellError
+from kmt.simulator import gates
+from kmt.simulator.derive import KernelFacts
+from kmt.simulator.faults import Faults
+from kmt.simulator.kernel import SimulatedKernel
+from kmt.simulator.profile import recorded
+from kmt.simulator.types import Types
+
+pytestmark = [pytest.mark.thorough, pytest.mark.requires("btf", "root")]
+
+SITUATIONS = int(os.environ.get("KMT_SITUATIONS", "0"))
+KNOWN = Path(__file__).with_name("known_differences.toml")
+WANTED = 0.995
+DRAWN = st.one_of(
+    situations.chains(FAULTS),
+    situations.chains(FAULTS),
+    situations.loads(),
+    situations.loads(),
+    situations.uses(),
+    situations.uses(),
+    situations.reports(),
+    situations.chosen,
+    situations.registered,
+)
+
+
+class Rig:
+    """Both worlds, and the tree of built programs that a situation finds."""
+
+    def __init__(self, bpf_dir, room):
+        self.bpf_dir, self.room = bpf_dir, room
+        self.pristine = copied(bpf_dir, room / "bpf")
+        self.release = os.uname().release
+        self.types = Types.parse(SYSFS.read_bytes())
+        self.series = ".".join(self.release.split(".")[:2])
+        profiles = recorded()
+        self.profile = profiles.get(self.series) or KernelFacts(self.series, profiles, gates.load())
+        self.cpus = LiveKernel().cpus
+        self._kernels = {}
+
+    def simulated(self, faults):
+        """The simulated kernel with these faults; what it found out about objects it keeps."""
+        if faults not in self._kernels:
+            self._kernels[faults] = SimulatedKernel(
+                self.profile, types=self.types, proc_root=Path("/proc"), faults=faults, cpus=self.cpus
+            )
+        return self._kernels[faults]
+
+    def both(self, situation):
+        """What came of it in the real world and in the simulated one: None where that cannot tell."""
+        if not isinstance(situation, situations.Chain):
+            return self._both(situation, self.bpf_dir, hidden=False)
+        place = self.room / "spoilt"
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(self.pristine, place)
+        (place / "garbage.btf").write_bytes(b"\x9f\xeb" + bytes(range(256)))
+        broken = zip(FAULTS.values(), situation.faults, strict=True)
+        away = [directory for (spoil, _), how in broken if how for directory in spoil(place, how)]
+        with without(away, self.release):
+            return self._both(situation, place, hidden="/sys/kernel/btf" in away)
+
+    def _both(self, situation, place, hidden):
+        real = situation.play(Real(LiveKernel()), place)
+        faults = Faults(no_btf=hidden, denied=getattr(situation, "denied", False))
+        try:
+            return real, situation.play(Simulated(self.simulated(faults)), place)
+        except CannotTellError:
+            return real, None
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory):
+    return Rig(Path(os.environ["KMT_BPF_DIR"]), tmp_path_factory.mktemp("differential"))
+
+
+def known(series, situation):
+    """Is it one that is known to differ?"""
+    rows = tomllib.loads(KNOWN.read_text())["difference"]
+    return any(series in row["kernels"] and row["situation"] in repr(situation) for row in rows)
+
+
+def test_both_come_to_the_same(rig, record_property):
+    tally, apart = Counter(), []
+
+    @given(DRAWN)
+    @settings(max_examples=SITUATIONS or 50, suppress_health_check=list(HealthCheck))
+    def compare(situation):
+        real, simulated = rig.both(situation)
+        same = "cannot tell" if simulated is None else real == simulated
+        if same is False and known(rig.series, situation):
+            same = "known"
+        tally[same] += 1
+        tally[type(situation).__name__, same] += 1
+        if same is False:
+            apart.append(shown(situation, real, simulated))
+        assert SITUATIONS or same is not False, apart[-1]
+
+    compare()
+    compared = tally[True] + tally[False] + tally["known"]
+    agreement = tally[True] / compared
+    record_property("kmt.agreement", f"{agreement:.1%} of {compared}")
+    record_property("kmt.untold", tally["cannot tell"])
+    assert agreement >= WANTED, "\n".join([f"{agreement:.2%} of {compared}: {dict(tally)}", *apart[:40]])
+    assert tally["cannot tell"] <= compared / 10
+
+
+def shown(situation, real, simulated):
+    """The first step that differs."""
+    steps = list(zip(real, simulated, strict=False))
+    at = next((n for n, (a, b) in enumerate(steps) if a != b), len(steps))
+    return f"{situation}: step {at}\n  real:      {real[at:][:1]}\n  simulated: {simulated[at:][:1]}"
