@@ -305,18 +305,20 @@ def test(_c: Context) -> int:
         "boots": "boots of each kernel (0: none)",
         "rounds": "attach and detach rounds under traffic in each (0: none)",
         "processes": "processes that begin and end in a row under the watcher in each (0: none)",
+        "situations": "situations compared between each and its simulated kernel (0: none)",
     },
 )
 def soak(
-    _c: Context, kernels: Any = None, times: int = 20, boots: int = 200, rounds: int = 100, processes: int = 10_000
-) -> int:
+    _c: Context, kernels: Any = None, times: int = 20, boots: int = 200, rounds: int = 100, processes: int = 10_000,
+    situations: int = 2000,
+) -> int:  # fmt: skip
     """Boot, attach, begin and end processes again and again, looking for one panic or one loss: an hour and more.
 
     With words for pytest behind --, run just those tests so many times, and say how often each of them fails.
     """
     if behind_dashes():
         return soaking.repeat(ROOT, kernels or (), times=times, args=behind_dashes())
-    return testing.soak(ROOT, kernels, boots=boots, rounds=rounds, processes=processes)
+    return testing.soak(ROOT, kernels, boots=boots, rounds=rounds, processes=processes, situations=situations)
 
 
 @task(help={"pairs": "rounds of all measures"})

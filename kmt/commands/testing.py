@@ -28,6 +28,7 @@ LIVE = ("-p", "kmt.report.live")
 _SOAKED = {
     "KMT_ROUNDS": "tests/kernel/test_rounds.py",
     "KMT_PROCESSES": "tests/kernel/test_watcher_live.py::test_processes_in_a_row_leave_nothing_and_exact_counts",
+    "KMT_SITUATIONS": "tests/properties/test_differential.py",
 }
 """Tests that a variable makes longer."""
 
@@ -93,15 +94,16 @@ def everything(root: Path, args: Sequence[str]) -> int:
     return merged(host, run(root, Options(args=args)))
 
 
-def soak(root: Path, kernels: Sequence[str], *, boots: int, rounds: int, processes: int) -> int:
+def soak(root: Path, kernels: Sequence[str], *, boots: int, rounds: int, processes: int, situations: int = 0) -> int:
     """In each kernel: that many boots, rounds of all programs on and off under traffic, processes one after another
-    under the watcher. 0 leaves that part out."""
+    under the watcher, situations compared with the simulated kernel. 0 leaves that part out."""
     settings, status = config.load(root), 0
     if boots:
         words = kernel_patterns(kernels) or list(settings.kernels)
         jobs = budget(settings).guests(Machine(memory_mib=settings.memory))
         status = child([sys.executable, "benchmarks/boots.py", f"--boots={boots}", f"--jobs={jobs}", *words], root)
-    tests = {name: number for name, number in (("KMT_ROUNDS", rounds), ("KMT_PROCESSES", processes)) if number}
+    asked = {"KMT_ROUNDS": rounds, "KMT_PROCESSES": processes, "KMT_SITUATIONS": situations}
+    tests = {name: number for name, number in asked.items() if number}
     if not tests:
         return status
     chosen = Options(kernels, args=[_SOAKED[name] for name in tests])

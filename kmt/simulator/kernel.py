@@ -59,13 +59,14 @@ class SimulatedKernel:
             self.release = f"{gates.spelled(profile.version)}.0-derived"
         self.types, self.proc_root, self.cpus, self.faults = types, proc_root, cpus, faults
         self._seed = seed
+        self._headers = not isinstance(profile, Profile) or profile.headers
         self._objects: list[SimulatedObject] = []
         self._verdicts: dict[tuple[object, ...], verify.Refusal | None] = {}
 
     @property
     def headers(self) -> bool:
         """Whether its headers are installed."""
-        return not self.faults.no_headers
+        return self._headers and not self.faults.no_headers
 
     @property
     def has_btf(self) -> bool:

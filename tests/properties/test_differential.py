@@ -21,7 +21,7 @@ from worlds import Real, Simulated
 from harness.ebpf.btf import SYSFS
 from harness.ebpf.live import LiveKernel
 from kmt.errors import CannotTellError
-from kmt.simulator import gates
+from kmt.simulator import gates, uapi
 from kmt.simulator.derive import KernelFacts
 from kmt.simulator.faults import Faults
 from kmt.simulator.kernel import SimulatedKernel
@@ -124,6 +124,17 @@ def test_both_come_to_the_same(rig, record_property):
     record_property("kmt.untold", tally["cannot tell"])
     assert agreement >= WANTED, "\n".join([f"{agreement:.2%} of {compared}: {dict(tally)}", *apart[:40]])
     assert tally["cannot tell"] <= compared / 10
+
+
+@pytest.mark.parametrize(
+    ("enumeration", "prefix", "names"),
+    [("bpf_func_id", "BPF_FUNC_", uapi.HELPERS), ("bpf_map_type", "BPF_MAP_TYPE_", uapi.MAP_TYPES)],
+)
+def test_numbers_mean_what_the_kernel_means(rig, enumeration, prefix, names):
+    numbers = {name.removeprefix(prefix).lower(): number for name, number in rig.types.enumeration(enumeration).items()}
+    shared = set(names) & numbers.keys()
+    assert len(shared) >= 28
+    assert {name: names.index(name) for name in shared} == {name: numbers[name] for name in shared}
 
 
 def shown(situation, real, simulated):
