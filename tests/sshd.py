@@ -50,13 +50,22 @@ class Server:
     port: int
     pid: int
 
-    def row(self, name="board", *, key="user", known="known", python=sys.executable, port=None):
-        """A row for it; with another key or other known hosts, ssh has a file of its own."""
+    def row(self, name="board", *, key="user", known="known", python="", port=None):
+        """A row for it, whose Python is ours if it is not told; for each key, known hosts and port ssh has a file."""
         file = self.room / f"ssh-{key}-{known}-{port or self.port}"
         file.write_text(
             _CLIENT.format(port=port or self.port, user=getpass.getuser(), room=self.room, key=key, known=known)
         )
-        return Row(name, ssh="board", ssh_config=file, python=python)
+        return Row(name, ssh="board", ssh_config=file, python=python or self.python(sys.executable))
+
+    def python(self, words):
+        """What starts that Python with a directory for temporary files in which nobody else has any."""
+        (self.room / "far").mkdir(exist_ok=True)
+        return f"env TMPDIR={self.room}/far {words}"
+
+    def rooms(self):
+        """The directories that agents have there now."""
+        return list((self.room / "far").iterdir())
 
     def catalogue(self, path, row):
         """Write a ``kernels.toml`` with that row."""

@@ -42,7 +42,7 @@ def main() -> int:
     os.umask(0o077)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(143))
-    room = tempfile.mkdtemp(prefix="kmt-")
+    room = tempfile.mkdtemp(prefix="kmt-far-")
     try:
         take(room, size)
         return keep(room)

@@ -211,8 +211,7 @@ def test_a_project_is_tested_there_and_reported_like_anywhere(sshd, project, pyt
     project.write(TESTS)
     project.write("travelled", "data.txt")
     (project.root / "pyproject.toml").write_text('[tool.kmt]\ncatalogue = "kernels.toml"\n')
-    sshd.catalogue(project.root / "kernels.toml", sshd.row(python=python))
-    before = set(Path("/tmp").glob("kmt-*"))
+    sshd.catalogue(project.root / "kernels.toml", sshd.row(python=sshd.python(python)))
     done = project.run("--kernel-json=out.json", "--junitxml=out.xml", "-v", kernel="board")
     assert done.returncode == 1, done.stdout + done.stderr
     (kernel,) = json.loads((project.root / "out.json").read_text())["kernels"]
@@ -228,7 +227,7 @@ def test_a_project_is_tested_there_and_reported_like_anywhere(sshd, project, pyt
     (seen,) = (project.root.parent / "cache").rglob("seen.txt")
     assert seen.read_text() == "by a test"
     assert 'value="ssh"' in (project.root / "out.xml").read_text()
-    wait_for(lambda: not set(Path("/tmp").glob("kmt-*")) - before)
+    wait_for(lambda: not sshd.rooms())
 
 
 def test_what_is_lacking_there_is_said_in_one_line(sshd, project):
@@ -299,12 +298,11 @@ def test_a_run_that_is_interrupted_leaves_nothing_there(sshd, project):
     sshd.catalogue(project.root / "kernels.toml", sshd.row())
     command = project.command("--kernel", "board")
     with subprocess.Popen(command, cwd=project.root, stdout=subprocess.PIPE, text=True) as run:
-        (begun,) = wait_for(lambda: list(Path("/tmp").glob(f"kmt-*{project.root}/begun")))
-        room = Path(f"/{begun.parts[1]}/{begun.parts[2]}")
+        wait_for(lambda: [room for room in sshd.rooms() if Path(f"{room}{project.root}/begun").exists()])
         run.send_signal(signal.SIGINT)
         said, _ = run.communicate(timeout=60)
     assert "KeyboardInterrupt" in said
-    wait_for(lambda: not room.exists())
+    wait_for(lambda: not sshd.rooms())
 
 
 def test_a_machine_that_is_lost_costs_its_own_tests_alone(sshd, project):
