@@ -20,16 +20,16 @@ import pytest
 
 from kmt import backends, matrix, runs
 from kmt.backends.base import Backend
-from kmt.errors import ConfigError, KmtError
+from kmt.errors import EXIT_USAGE, ConfigError, KmtError
 from kmt.hints import task
 from kmt.plugin.items import KernelItem, adopt, expand, runs_in_guests
-from kmt.plugin.leaving import leave
+from kmt.plugin.leaving import Left, complete, leave
 from kmt.plugin.modules import loaded
 from kmt.plugin.options import coverage, settings, take_coverage, travelling_options, words_of
 from kmt.plugin.parts import Part
 from kmt.plugin.replay import HostSession
 from kmt.plugin.works import works
-from kmt.results import KernelResult, Made, Outcome, exit_status
+from kmt.results import KernelResult, Made, Outcome, exit_status, gravest
 from kmt.run import durations, expected
 from kmt.run.budget import Budget, budget
 from kmt.run.events import Event, Lost, Progress
@@ -75,6 +75,9 @@ class MatrixPlugin:
         self._stack = ExitStack()
         self._run: runs.Run | None = None
         self.results: list[KernelResult] = []
+        self._session: pytest.Session | None = None
+        self._elsewhere = False
+        self._left = Left()
         self._begin = monotonic()
         for row in self._rows:
             self._backend(row)  # a wrong name is said before anything is collected
@@ -140,7 +143,9 @@ class MatrixPlugin:
             collector.close()
         left = [item for item in items if not (isinstance(item, KernelItem) and item.kmt_kernel)]
         if self._part:
-            left += self._part.others([item for item in items if isinstance(item, KernelItem) and item.kmt_kernel])
+            others = self._part.others([item for item in items if isinstance(item, KernelItem) and item.kmt_kernel])
+            self._elsewhere = bool(others)
+            left += others
         if left:
             gone = set(left)
             config.hook.pytest_deselected(items=left)
@@ -247,17 +252,20 @@ class MatrixPlugin:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """The run's exit status, where infrastructure or a build decides it; the JSON file."""
+        """The run's exit status, where infrastructure or a build decides it; what it leaves."""
+        self._session = session
         try:
             if self._part and exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
-                session.exitstatus = exitstatus = 0  # more parts than modules: these kernels have nothing to run in it
                 self.results = [KernelResult(row.name) for row in self._rows]
+                if self._elsewhere:  # more parts than modules: these kernels have nothing to run in it
+                    session.exitstatus = exitstatus = 0
             if self.results:
                 session.exitstatus = exit_status(self.results, pytest_status=int(exitstatus), strict=self._strict)
                 self._pytest.hook.pytest_kmt_finished(results=self.results)
                 part, seconds = str(self._part or ""), monotonic() - self._begin
                 made = Made(self._started, seconds, int(session.exitstatus), part)
-                leave(self._pytest, self._registered(), self.results, made)
+                self._left = leave(self._pytest, self._registered(), self.results, made)
+                self._wrong(self._left.wrong)
         finally:
             if self._collector is not None:
                 self._collector.close()
@@ -274,15 +282,18 @@ class MatrixPlugin:
         from kmt.report import summary  # rich takes its time, which guests would have had to wait for
 
         summary.write(terminalreporter, self.results, self._config.columns)
+        self._left.tell(terminalreporter)
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self) -> None:
         """Complete the JUnit file that pytest has written by now."""
-        target = self._pytest.getoption("xmlpath", default=None)
-        if target and self.results:
-            from kmt.report import junit
+        if wrong := complete(self._pytest, self.results, self._strict):
+            self._wrong([wrong])
+            print(f"kmt: {wrong}", file=sys.stderr)
 
-            junit.complete(Path(target), self.results, strict=self._strict)
+    def _wrong(self, said: Sequence[str]) -> None:
+        if said and self._session is not None:
+            self._session.exitstatus = gravest([int(self._session.exitstatus), EXIT_USAGE])
 
 
 def _import_failed(report: pytest.CollectReport) -> bool:

@@ -18,16 +18,17 @@ MOST_MIB = 64
 def copy(kernel_dir: Path, target: Path) -> list[str]:
     """Copy one kernel's files below ``target``; what stayed behind, in words. ConfigError: it cannot be written."""
     left = []
-    for file in sorted(_regular(kernel_dir)):
-        name = file.relative_to(kernel_dir)
-        if file.stat().st_size > MOST_MIB << 20:
-            left.append(f"{name} (larger than {MOST_MIB} MiB: in {file})")
-            continue
-        try:
+    try:
+        for file in sorted(_regular(kernel_dir)):
+            name = file.relative_to(kernel_dir)
+            if file.stat().st_size > MOST_MIB << 20:
+                left.append(f"not copied: {name} (larger than {MOST_MIB} MiB: in {file})")
+                continue
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target / name)
-        except OSError as error:
-            raise ConfigError(f"{target / name}: {error.strerror}", hint="name another directory for logs") from None
+    except OSError as error:
+        where = error.filename2 or error.filename or target
+        raise ConfigError(f"{where}: {error.strerror}", hint="name another directory for logs") from None
     return left
 
 

@@ -6,6 +6,7 @@ is not taken is named; the stream is read to its end, so that the next frame is 
 
 from __future__ import annotations
 
+import errno
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
@@ -14,11 +15,15 @@ from pathlib import Path, PurePosixPath
 
 from kmt.errors import AgentError
 from kmt.guest.wire import Frame
+from kmt.hints import task
 
 LIMIT = 512 << 20
 """Bytes that a guest may send in one tar."""
 COUNT = 10_000
 """Files in it."""
+
+_OF_ITS_NAME = frozenset({errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST})
+"""No such file can be below the directory, whatever its content."""
 
 Receive = Callable[[], Frame]
 """Gives the next DATA frame."""
@@ -26,11 +31,10 @@ Receive = Callable[[], Frame]
 
 def unpack(receive: Receive, dest: Path) -> tuple[list[Path], list[str]]:
     """Write the regular files below ``dest``; returns them, and what was not taken, in words."""
-    dest.mkdir(parents=True, exist_ok=True)
     left = []
     with _tar(receive) as (tar, members):
         for member in members:
-            if not _keep(tar, member, dest):
+            if not _kept(tar, member, dest):
                 left.append(f"artefact {member.name!r}: {_kind(member)}")
     return sorted(p for p in dest.rglob("*") if p.is_file()), left
 
@@ -53,7 +57,8 @@ def _tar(receive: Receive) -> Iterator[tuple[tarfile.TarFile, Iterator[tarfile.T
     try:
         with tarfile.open(fileobj=stream, mode="r|") as tar:  # type: ignore[call-overload]
             yield tar, _bounded(tar)
-    except (tarfile.TarError, OSError) as error:
+    # ValueError, OverflowError: what int() and seek() say to numbers in a header that tarfile does not check.
+    except (tarfile.TarError, ValueError, OverflowError, OSError) as error:
         raise AgentError(f"what the guest sent is no tar: {error}") from None
     finally:
         stream.drain()
@@ -70,6 +75,18 @@ def _bounded(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 def _too_much() -> AgentError:
     return AgentError(f"what the guest sends is over the limit of {LIMIT >> 20} MiB or {COUNT} files")
+
+
+def _kept(tar: tarfile.TarFile, member: tarfile.TarInfo, dest: Path) -> bool:
+    """``_keep``, with this machine's own troubles told as such."""
+    try:
+        dest.mkdir(parents=True, exist_ok=True)
+        return _keep(tar, member, dest)
+    except OSError as error:
+        if error.errno in _OF_ITS_NAME:
+            return False
+        hint = f"{task('doctor')} looks at the disk"
+        raise AgentError(f"{dest}: what the guest sent cannot be kept: {error.strerror}", hint=hint) from None
 
 
 def _keep(tar: tarfile.TarFile, member: tarfile.TarInfo, dest: Path) -> bool:
@@ -100,7 +117,7 @@ def _keep(tar: tarfile.TarFile, member: tarfile.TarInfo, dest: Path) -> bool:
 def _inside(dest: Path, name: str) -> Path | None:
     """Where that name of a tar is below ``dest``; None when it points elsewhere."""
     path = PurePosixPath(name)
-    return None if path.is_absolute() or ".." in path.parts else dest / path
+    return None if path.is_absolute() or ".." in path.parts or "\0" in name else dest / path
 
 
 def _kind(member: tarfile.TarInfo) -> str:

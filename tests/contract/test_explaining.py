@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
 
 import pytest
 
@@ -126,4 +127,59 @@ def test_parts_share_the_tests_and_leave_their_files_also_when_there_is_nothing_
         assert (project.root / out / "host" / "artifacts" / "left").is_file() == bool(kernel["tests"])
     assert sorted(ran) == ["test_a.py::test_one", "test_b.py::test_one"]
     assert project.run("--kernel-part=4/3").returncode == 4
-    assert project.run("--kernel-logs=/proc/no/such").returncode == 4
+
+
+def test_parts_of_no_tests_at_all_are_no_tests(project):
+    project.write("")
+    done = project.run("--kernel-part=1/2", "--kernel-json=out.json")
+    assert done.returncode == 5, done.stdout
+    document = json.loads((project.root / "out.json").read_text())
+    assert (document["exit_status"], document["part"], document["kernels"][0]["tests"]) == (5, "1/2", [])
+
+
+@pytest.mark.parametrize("place", ["--kernel-logs=/proc/no/such", "--kernel-json=/proc/no/such.json"])
+def test_a_place_that_cannot_be_written_costs_a_line_and_the_status_and_nothing_else(project, place):
+    project.write("def test_x(): pass\n")
+    done = project.run(place, "--junitxml=out.xml")
+    assert done.returncode == 4
+    assert "kmt: /proc/no" in done.stdout
+    assert [line for line in done.stdout.splitlines() if line.startswith("host ")], "the table"
+    assert "name another" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    names = {p.get("name") for p in ElementTree.parse(project.root / "out.xml").iter("property")}
+    assert "kernel host" in names
+    assert "nothing failed on 1 kernel" in kmt(project, "explain").stdout
+
+
+def test_a_junit_file_that_is_none_by_the_end_is_a_line_and_a_status(project):
+    project.write("def test_x(): pass\n")
+    project.write(
+        """
+        import pytest
+        from pathlib import Path
+
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_unconfigure():
+            Path("out.xml").write_text("no XML")
+        """,
+        "conftest.py",
+    )
+    done = project.run("--junitxml=out.xml")
+    assert (done.returncode, "kmt: out.xml" in done.stderr.replace(str(project.root) + "/", "")) == (4, True)
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_logs_that_are_too_large_are_said_and_left_out_of_no_guest(project):
+    project.write(
+        """
+        import os
+
+        def test_x():
+            with open(os.environ["KMT_ARTIFACTS"] + "/big", "wb") as file:
+                file.truncate(65 << 20)
+        """
+    )
+    done = project.run("--kernel-logs=logs", "--kernel-json=out.json")
+    assert done.returncode == 0, done.stdout
+    assert "host: not copied: artifacts/big (larger than 64 MiB: in " in done.stdout
+    assert "left out of the guests" not in done.stdout
