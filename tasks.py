@@ -211,11 +211,15 @@ def ci(_c: Context, provider: str, kernels: Any = None, split: int = 1, output: 
         "parts": "how many jobs each of them had",
         "json": "write the merged results to this file",
         "junit": "write the merged JUnit file here",
+        "host": "there was a job of the host's tests too",
     },
 )
-def merge(_c: Context, results: str, kernels: Any = None, parts: int = 1, json: str = "", junit: str = "") -> int:
+def merge(
+    _c: Context, results: str, kernels: Any = None, parts: int = 1, json: str = "", junit: str = "", host: bool = False
+) -> int:
     """One table and one verdict over what the jobs of a pipeline left."""
-    lines, status = pipelines.verdict(ROOT, results, kernels=kernels, parts=parts, json=json, junit_file=junit)
+    words = {"kernels": kernels, "parts": parts, "json": json, "junit_file": junit, "host": host}
+    lines, status = pipelines.verdict(ROOT, results, **words)
     show(lines)
     return status
 

@@ -64,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     merging.add_argument("--parts", type=int, default=1, metavar="N", help="how many jobs each of them had")
     merging.add_argument("--json", default="", metavar="FILE", help="write the merged results there")
     merging.add_argument("--junit", default="", metavar="FILE", help="write the merged JUnit file there")
+    merging.add_argument("--host", action="store_true", help="there was a job of the host's tests too")
     soaking_ = tasks.add_parser("soak", help="run tests again and again: how often each fails")
     soaking_.add_argument("--kernels", action="append", default=[], help="as pytest --kernel takes them")
     soaking_.add_argument("--times", type=int, default=20, metavar="N")
@@ -87,7 +88,8 @@ def _ci(said: argparse.Namespace, root: Path) -> Said:
 
 
 def _merge(said: argparse.Namespace, root: Path) -> Said:
-    words = {"kernels": said.kernels, "parts": said.parts, "json": said.json, "junit_file": said.junit}
+    words = {"kernels": said.kernels, "parts": said.parts, "json": said.json, "junit_file": said.junit,
+             "host": said.host}  # fmt: skip
     return pipelines.verdict(root, said.results, **words)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from kmt.ci import plan as jobs
@@ -34,9 +35,9 @@ def _common(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _begin(plan: Plan) -> list[dict[str, Any]]:
+def _begin(packages: Sequence[str]) -> list[dict[str, Any]]:
     return [
-        {"name": "System packages", "run": jobs.script(jobs.system(plan))},
+        {"name": "System packages", "run": jobs.script(jobs.system(packages))},
         {"uses": CHECKOUT},
     ]
 
@@ -49,7 +50,7 @@ def _tests(plan: Plan) -> dict[str, Any]:
 
 
 def _host(plan: Plan) -> dict[str, Any]:
-    return _job(plan, "host", {}, "host", "1", jobs.host_tests())
+    return _job(plan, jobs.HOST, {}, jobs.HOST, "1", jobs.host_tests())
 
 
 def _job(plan: Plan, name: str, strategy: dict[str, Any], kernel: str, part: str, command: str) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def _job(plan: Plan, name: str, strategy: dict[str, Any], kernel: str, part: str
         **strategy,
         "env": {"KERNEL": kernel, "PART": part},
         "steps": [
-            *_begin(plan),
+            *_begin(plan.packages),
             {"uses": KEEP,
              "with": {"path": CACHE, "key": f"kmt-{kernel}-${{{{ hashFiles({inputs}) }}}}",
                       "restore-keys": f"kmt-{kernel}-"}},
@@ -94,7 +95,7 @@ def _verdict(plan: Plan) -> dict[str, Any]:
         "needs": ["kernel", *(["host"] if plan.host else [])],
         "if": "always()",
         "steps": [
-            *_begin(plan),
+            *_begin(jobs.VERDICT_PACKAGES),
             {"uses": DOWNLOAD, "with": {"pattern": "kmt-*", "path": RESULTS, "merge-multiple": True}},
             {"name": "One table and one verdict", "run": jobs.script([*jobs.prepare(plan), jobs.verdict(plan)])},
             {"uses": UPLOAD, "if": "always()", "with": {"name": "merged", "path": RESULTS}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from kmt.ci import plan as jobs
@@ -18,11 +19,11 @@ def pipeline(plan: Plan) -> str:
     return jobs.dump(plan, made)
 
 
-def _common(plan: Plan) -> dict[str, Any]:
+def _common(plan: Plan, packages: Sequence[str]) -> dict[str, Any]:
     return {
         "image": plan.image,
         **({"tags": [plan.runner]} if plan.runner else {}),
-        "before_script": [*jobs.system(plan), *jobs.prepare(plan)],
+        "before_script": [*jobs.system(packages), *jobs.prepare(plan)],
     }
 
 
@@ -38,7 +39,7 @@ def _host(plan: Plan) -> dict[str, Any]:
 def _job(plan: Plan, matrix: dict[str, Any], command: str, cache: str) -> dict[str, Any]:
     return {
         "stage": "kernels",
-        **_common(plan),
+        **_common(plan, plan.packages),
         "timeout": f"{jobs.MINUTES} minutes",
         **matrix,
         "variables": {"GIT_DEPTH": "1"},
@@ -56,8 +57,10 @@ def _job(plan: Plan, matrix: dict[str, Any], command: str, cache: str) -> dict[s
 def _verdict(plan: Plan) -> dict[str, Any]:
     return {
         "stage": "verdict",
-        **_common(plan),
+        **_common(plan, jobs.VERDICT_PACKAGES),
         "when": "always",
+        # Not by status 6, which here says that jobs were lost.
+        "retry": {"max": jobs.RETRIES, "when": ["runner_system_failure"]},
         "script": [jobs.verdict(plan)],
         "artifacts": {"when": "always", "expire_in": "2 weeks", "paths": [RESULTS]},
     }

@@ -94,7 +94,7 @@ class _Copy:
             raise self._error(f"more than {MOST_DEPTH} elements within each other")
         if tag == "testsuite" and not self._inside:
             self._inside = self._depth
-            attributes["name"] = f"{self._path.parent.name}: {attributes.get('name', 'tests')}"
+            attributes["name"] = f"{visible(self._path.parent.name)}: {attributes.get('name', 'tests')}"
         if self._inside:
             self.cases += tag == "testcase"
             self._said.append(f"<{tag}{''.join(f' {k}={quoteattr(v)}' for k, v in attributes.items())}>")

@@ -15,6 +15,7 @@ from kmt.explain.read import Results
 from kmt.results import GRAVITY, KernelResult, Made, Outcome, exit_status, gravest
 from kmt.text import visible
 
+NO_TESTS = 5
 LEFT_NOTHING = "its job left no results"
 
 
@@ -96,7 +97,11 @@ def _kernel(name: str, found: Sequence[KernelResult], parts: int) -> KernelResul
 
 def _status(results: Sequence[Results], rows: Sequence[KernelResult], missing: bool) -> int:
     own = [one.exit_status for one in results]
-    with_tests = [status for status in own if status != 5] or own
+    some = any(row.tests for row in rows)
+    # A part with no tests of its own is forgiven while others have some.
+    with_tests = [status for status in own if status != NO_TESTS] or own
+    if not some:
+        with_tests = [status or NO_TESTS for status in own]
     # A row that is unavailable and was tolerated by its job is so here.
-    said = exit_status(rows, pytest_status=0, strict=()) if any(row.tests for row in rows) else 0
+    said = exit_status(rows, pytest_status=0, strict=()) if some else 0
     return gravest([*with_tests, said, *([EXIT_INFRASTRUCTURE] if missing else [])])

@@ -38,12 +38,17 @@ class Log:
         github, gitlab = environ.get("GITHUB_ACTIONS") == "true", environ.get("GITLAB_CI") == "true"
         return cls("github" if github else "gitlab" if gitlab else "", token)
 
+    def guarded(self, lines: Sequence[str]) -> list[str]:
+        """Lines in which nothing is a command: GitHub obeys ``##[...]`` anywhere in one, not at its begin alone."""
+        if self.provider != "github":
+            return list(lines)
+        return [f"::stop-commands::{self.token}", *lines, f"::{self.token}::"]
+
     def section(self, title: str, lines: Sequence[str], *, now: int) -> list[str]:
         """A heading that the lines can be folded under. ``now`` is Unix time."""
         said, heading = [visible(line) for line in lines], visible(title, 200)
         if self.provider == "github":
-            guarded = [f"::stop-commands::{self.token}", *said, f"::{self.token}::"]
-            return [f"::group::{_message(heading)}", *guarded, "::endgroup::"]
+            return [f"::group::{_message(heading)}", *self.guarded(said), "::endgroup::"]
         if self.provider == "gitlab":
             name = f"{re.sub(r'[^a-z0-9]+', '_', title.lower())[:40]}_{self.token[:8]}"
             start = f"\x1b[0Ksection_start:{now}:{name}[collapsed=true]\r\x1b[0K{heading}"
@@ -74,8 +79,13 @@ def _property(text: str) -> str:
     return _message(text).replace(":", "%3A").replace(",", "%2C")
 
 
-def summary(table: str, groups: Sequence[Group]) -> str:
-    """GitHub's step summary, in Markdown: all of it is preformatted HTML, in which nothing is markup."""
+def summary(table: str, groups: Sequence[Group], *, most: int = MOST_SUMMARY) -> str:
+    """GitHub's step summary, in Markdown: all of it is preformatted HTML, in which nothing is markup.
+
+    ``most`` bytes at most, but for the line that says so; nothing where not even that may be.
+    """
+    if most <= 0:
+        return ""
     parts = ["## Kernels\n", _preformatted(table)]
     for number, group in enumerate(groups, 1):
         tests = [visible(test, 300) for test in group.tests[:_TESTS]]
@@ -84,7 +94,7 @@ def summary(table: str, groups: Sequence[Group]) -> str:
         parts.append(_preformatted("\n".join(lines)))
     text = ""
     for part in parts:
-        if len((text + part).encode()) > MOST_SUMMARY:
+        if len((text + part).encode()) > most:
             return text + "\n_and more than fits here: see the log_\n"
         text += part
     return text

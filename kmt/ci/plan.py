@@ -13,12 +13,21 @@ from dataclasses import dataclass
 
 import yaml
 
+from kmt.errors import EXIT_INFRASTRUCTURE
+
 RESULTS = "kmt-results"
 CACHE = ".kmt-cache"
 RETRIES = 2
 """How often a job runs again when infrastructure was lost (status 6); a test that failed is never run again."""
+PAUSE = 15
+"""Seconds before packages are tried for again; twice as many before the last time."""
 MINUTES = 120
 """When a provider ends a job that does not end itself."""
+VERDICT_PACKAGES = ("ca-certificates", "git", "python3", "python3-venv")
+HOST = "host"
+"""The job without kernels: its directory below ``RESULTS``, and the kernel that it is the cache's key of."""
+STATUS = "status"
+"""The file in that directory with the exit status of its tests."""
 HEADER = "# Written by `{command}`: change the matrix or pyproject.toml and run that again, not this file.\n"
 
 
@@ -32,7 +41,7 @@ class Plan:
     setup: tuple[str, ...]
     runner: str
     packages: tuple[str, ...]
-    """Debian packages that ``image`` needs."""
+    """Debian packages that ``image`` needs to run tests; ``VERDICT_PACKAGES`` are enough for the verdict."""
     inputs: tuple[str, ...]
     """Files of the project whose content decides what is fetched and built: the cache's key."""
     host: bool
@@ -41,11 +50,20 @@ class Plan:
     """What writes this pipeline, for its first line."""
 
 
-def system(plan: Plan) -> list[str]:
-    """As root in the image: the packages."""
-    install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *plan.packages]
+def system(packages: Sequence[str]) -> list[str]:
+    """As root in the image: the packages, tried again where the archive does not answer."""
+    install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *packages]
     # The archive not answering is infrastructure, which has a status of its own.
-    return ["export DEBIAN_FRONTEND=noninteractive", f"apt-get update -q && {shlex.join(install)} || exit 6"]
+    again = [
+        "tries=0",
+        f"until apt-get update -q && {shlex.join(install)}; do",
+        f'    [ "$tries" -lt {RETRIES} ] || exit {EXIT_INFRASTRUCTURE}',
+        "    tries=$((tries + 1))",
+        f'    echo "the packages could not be had: trying again ($tries of {RETRIES})"',
+        f"    sleep $((tries * {PAUSE}))",
+        "done",
+    ]
+    return ["export DEBIAN_FRONTEND=noninteractive", "\n".join(again)]
 
 
 def prepare(plan: Plan) -> list[str]:
@@ -79,8 +97,11 @@ def tests(plan: Plan) -> str:
 
 
 def host_tests() -> str:
-    """The command of the job without kernels: the project's tests as plain pytest runs them."""
-    return f'.venv/bin/python -m pytest "--junitxml={RESULTS}/host/junit.xml"'
+    """The command of the job without kernels: the project's tests as plain pytest runs them, and their status kept."""
+    where = f"{RESULTS}/{HOST}"
+    run = f'.venv/bin/python -m pytest "--junitxml={where}/junit.xml"'
+    # A subshell, for its exit is not to end a loop around it.
+    return f'(mkdir -p {where}; said=0; {run} || said=$?; echo "$said" >{where}/{STATUS}; exit "$said")'
 
 
 def forget() -> str:
@@ -92,6 +113,7 @@ def verdict(plan: Plan) -> str:
     """The last job's command: one table and one exit status over what all others left."""
     words = [".venv/bin/python", "-m", "kmt", "merge", RESULTS, f"--kernels={','.join(plan.kernels)}"]
     words += [f"--parts={plan.parts}", f"--junit={RESULTS}/junit.xml", f"--json={RESULTS}/merged.json"]
+    words += ["--host"] if plan.host else []
     return shlex.join(words)
 
 

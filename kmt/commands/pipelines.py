@@ -5,11 +5,12 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from kmt import config, doctor, matrix
 from kmt.ci import github, gitlab, junit, merge
-from kmt.ci.plan import Plan
+from kmt.ci.plan import HOST, STATUS, Plan
 from kmt.commands.words import kernel_patterns, user_path
 from kmt.config import Config
 from kmt.errors import EXIT_INFRASTRUCTURE, ConfigError, ResultsError
@@ -19,6 +20,7 @@ from kmt.matrix import CATALOGUE
 from kmt.paths import PACKAGE, published
 from kmt.report import in_ci, table
 from kmt.report import json as json_report
+from kmt.results import gravest
 
 PROVIDERS = {"gitlab": gitlab.pipeline, "github": github.pipeline}
 IMAGE_PACKAGES = ("ca-certificates", "python3", "python3-venv")
@@ -84,20 +86,29 @@ def _inputs(settings: Config) -> tuple[str, ...]:
 
 
 def verdict(
-    root: Path, directory: str, *, kernels: Sequence[str], parts: int = 1, json: str = "", junit_file: str = ""
-) -> tuple[list[str], int]:
-    """The table over all results below ``directory``, and the exit status of all jobs together."""
+    root: Path, directory: str, *, kernels: Sequence[str], parts: int = 1, json: str = "", junit_file: str = "",
+    host: bool = False,
+) -> tuple[list[str], int]:  # fmt: skip
+    """The table over all results below ``directory``, and the exit status of all jobs together.
+
+    ``host``: there was a job of the host's tests too.
+    """
     place = user_path(directory)
     names = [word.strip() for each in kernels for word in each.split(",") if word.strip()]
     loaded = files.load(_left(place, "results.json"))
     for error in loaded.errors:
         print(f"error: {error}", file=sys.stderr)
     merged = merge.merge(loaded.results, kernels=names, parts=parts)
-    status = merged.made.exit_status or (EXIT_INFRASTRUCTURE if loaded.errors else 0)
-    if json:
-        json_report.write(user_path(json), merged.kernels, merged.made)
-    cases = ""
     missing = [f"{name}, part {part} of {parts}" for name, part in merged.missing]
+    statuses = [merged.made.exit_status, EXIT_INFRASTRUCTURE if loaded.errors else 0]
+    if host:
+        said = _host_status(place)
+        missing += ["the host's tests"] if said is None else []
+        statuses.append(EXIT_INFRASTRUCTURE if said is None else said)
+    status = gravest(statuses)
+    if json:
+        json_report.write(user_path(json), merged.kernels, replace(merged.made, exit_status=status))
+    cases = ""
     if junit_file:
         target = user_path(junit_file)
         found = _left(place, "junit.xml")
@@ -107,10 +118,21 @@ def verdict(
             print(f"error: {error}", file=sys.stderr)
             status = status or EXIT_INFRASTRUCTURE
     drawn = table.render(merged.kernels, config.load(root).columns)
-    lines = drawn.splitlines()
+    lines = in_ci.log().guarded(drawn.splitlines())
     in_ci.tell(lines.append, merged.kernels, drawn)
     lines += [f"{job}: {merge.LEFT_NOTHING}" for job in missing]
+    lines += [f"the host's tests: exit status {said}"] if host and said else []
     return [*lines, *([cases] if cases else []), f"exit status: {status}"], status
+
+
+def _host_status(place: Path) -> int | None:
+    """What the host's job kept as its status; None where it left nothing that is one."""
+    try:
+        with (place / HOST / STATUS).open("rb") as file:
+            text = file.read(16).decode("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return int(text) if text.isdecimal() else None
 
 
 def _left(place: Path, name: str) -> list[Path]:

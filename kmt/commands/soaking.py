@@ -13,6 +13,7 @@ from kmt.commands.words import kernel_patterns
 from kmt.errors import EXIT_USAGE, ConfigError, ResultsError
 from kmt.explain import files, rates
 from kmt.paths import cache
+from kmt.report import in_ci
 from kmt.results import KernelResult, gravest
 
 INTERRUPTED = 2
@@ -43,7 +44,7 @@ def repeat(root: Path, kernels: Sequence[str], *, times: int, args: Sequence[str
         done.append(results)
         print(f"run {number} of {times}: exit status {status}", flush=True)
     found = rates.tally(done)
-    for line in rates.lines(found):
+    for line in in_ci.log().guarded(rates.lines(found)):
         print(line, flush=True)
     if ended:
         print(ended, flush=True)

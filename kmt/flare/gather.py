@@ -26,6 +26,7 @@ from kmt.errors import ConfigError, KmtError
 from kmt.flare import redact
 from kmt.matrix import CATALOGUE
 from kmt.paths import published
+from kmt.text import visible
 
 MOST_BYTES = 512 << 10
 """Of one piece."""
@@ -76,7 +77,7 @@ def pieces(root: Path) -> Iterator[Piece]:
     yield "kernels.lock.json", _or_why(lambda: _tail(location(config.load(root))))
     for run in reversed(runs.seen()[-RUNS:]):
         for file in sorted(path for path in run.dir.rglob("*") if _tells(path)):
-            yield f"runs/{run.record.id}/{file.relative_to(run.dir)}", _or_why(partial(_tail, file))
+            yield f"runs/{run.record.id}/{visible(str(file.relative_to(run.dir)))}", _or_why(partial(_tail, file))
 
 
 def _tells(path: Path) -> bool:

@@ -35,6 +35,7 @@ def tell(say: Callable[[str], object], kernels: Sequence[KernelResult], table: s
     try:
         if named:
             with Path(named).open("a", encoding="utf-8") as file:
-                file.write(output.summary(table, groups))
+                room = output.MOST_SUMMARY - os.fstat(file.fileno()).st_size
+                file.write(output.summary(table, groups, most=room))
     except OSError as error:
         say(f"kmt: no step summary: {error.strerror}")

@@ -53,7 +53,8 @@ def write(reporter: pytest.TerminalReporter, kernels: Sequence[KernelResult], fa
     reporter.write_sep("=", "kernels", bold=True)
     terminal = reporter.isatty if isinstance(reporter.isatty, bool) else reporter.isatty()
     width = reporter._tw.fullwidth if terminal else 200
-    reporter.write_line(table.render(kernels, facts, width=width, colour=reporter.hasmarkup))
+    for line in here.guarded(table.render(kernels, facts, width=width, colour=reporter.hasmarkup).splitlines()):
+        reporter.write_line(line)
     if any(kernel.outcome not in (Outcome.OK, Outcome.STOPPED) for kernel in kernels):
         reporter.write_line(f"what failed, by its cause: {task('explain')}   just that again: {task('rerun')}")
     in_ci.tell(reporter.write_line, kernels, table.render(kernels, facts))

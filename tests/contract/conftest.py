@@ -21,7 +21,8 @@ def project(tmp_path, monkeypatch):
     root = tmp_path / "their project"
     root.mkdir()
     monkeypatch.setenv("KMT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("KMT_GUEST", raising=False)
+    for name in ("KMT_GUEST", "GITHUB_STEP_SUMMARY"):  # nothing of this run's own CI is theirs to write to
+        monkeypatch.delenv(name, raising=False)
     (root / "pyproject.toml").write_text("[tool.pytest.ini_options]\ntestpaths = ['.']\n")
     return Project(root)
 

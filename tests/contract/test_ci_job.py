@@ -81,8 +81,11 @@ def test_a_job_and_the_verdict_over_it(clone, provider):
     assert "5.10, part 1 of 1: its job left no results" in done.stdout
     mine = [line.replace("5.10,6.1,6.12,6.18,7.3", KERNEL) for line in verdict]
     assert mine != verdict
+    assert "the host's tests: its job left no results" in shell(clone, mine).stdout
+    assert shell(clone, [plan.host_tests()], PYTEST_ADDOPTS="tests/unit/test_hints.py").returncode == 0
     done = shell(clone, mine)
     assert done.returncode == 0, done.stdout + done.stderr
+    (clone / plan.RESULTS / plan.HOST / plan.STATUS).unlink()
     assert (clone / plan.RESULTS / "junit.xml").is_file()
 
 

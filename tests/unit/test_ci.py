@@ -103,6 +103,40 @@ def test_every_kernel_and_part_has_its_job_and_the_verdict_expects_them(provider
     assert plan.NO_KVM in script
     assert f"--kernels={','.join(KERNELS)}" in final
     assert "--parts=3" in final
+    assert "--host" in final
+    assert "qemu" not in str(last), "the verdict boots nothing"
+
+
+def shell(script, cwd, **programs):
+    """Run it as a job would, with these programs in place of the real ones."""
+    (cwd / "bin").mkdir()
+    for name, body in programs.items():
+        path = cwd / "bin" / name.replace("_", "-")
+        path.write_text(f"#!/bin/sh\n{body}\n")
+        path.chmod(0o755)
+    env = {"PATH": f"{cwd / 'bin'}:/usr/bin:/bin"}
+    return subprocess.run(["sh", "-e", "-c", script], cwd=cwd, env=env, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(("failures", "status", "pauses"), [(0, 0, []), (1, 0, ["15"]), (9, 6, ["15", "30"])])
+def test_packages_are_tried_for_again_and_an_archive_that_stays_away_is_infrastructure(
+    tmp_path, failures, status, pauses
+):
+    apt = f'echo x >>tried; [ "$1" = install ] || [ "$(wc -l <tried)" -gt {failures} ]'
+    done = shell("\n".join(plan.system(["git"])), tmp_path, apt_get=apt, sleep="echo $1 >>slept")
+    assert done.returncode == status, done.stderr
+    slept = (tmp_path / "slept").read_text().split() if pauses else []
+    assert slept == pauses
+
+
+@pytest.mark.parametrize("status", [0, 1, 6])
+def test_the_hosts_job_keeps_its_status_and_ends_with_it(tmp_path, status):
+    venv = tmp_path / ".venv" / "bin"
+    venv.mkdir(parents=True)
+    (venv / "python").write_text(f"#!/bin/sh\nexit {status}\n")
+    (venv / "python").chmod(0o755)
+    assert shell(plan.host_tests(), tmp_path).returncode == status
+    assert (tmp_path / plan.RESULTS / plan.HOST / plan.STATUS).read_text() == f"{status}\n"
 
 
 names = st.from_regex(matrix._NAME, fullmatch=True)

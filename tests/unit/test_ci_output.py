@@ -68,7 +68,7 @@ def test_no_text_leaves_its_annotation_or_its_place_in_the_summary(line, test):
     (said,) = GITHUB.annotations([group(line, test)])
     assert "\n" not in said
     assert "\r" not in said
-    assert said.count("::error ") >= 1
+    assert re.fullmatch(r"::error (?:file=[^:,]*,)?title=[^:,]*::.*", said), "nothing ends what is ours early"
     made = output.summary(line, [group(line, test)])
     assert made.count("<pre>") == made.count("</pre>") == 2
     inside = re.findall(r"<pre>(.*?)</pre>", made, re.DOTALL)
@@ -80,6 +80,23 @@ def test_a_summary_never_grows_beyond_what_github_takes():
     made = output.summary("table", [group("x" * 1900, f"t.py::{n}") for n in range(2000)])
     assert len(made.encode()) < 1 << 20
     assert made.endswith("see the log_\n")
+
+
+def test_a_summary_leaves_room_for_what_a_step_has_said_before(tmp_path, monkeypatch):
+    assert output.summary("table", [group()], most=0) == ""
+    assert len(output.summary("table", [group("x" * 100)] * 100, most=5000)) < 5100
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv(in_ci.SUMMARY, str(tmp_path / "summary.md"))
+    tests = [TestResult(f"t{n}.py::a", "failed", 1.0, "x" * 1900) for n in range(300)]
+    for _ in range(4):
+        in_ci.tell(lambda _: None, [KernelResult("6.1", outcome=Outcome.FAILED, tests=tests)], "table")
+    assert 800_000 < (tmp_path / "summary.md").stat().st_size < 1 << 20
+
+
+def test_in_github_no_command_is_obeyed_between_our_own_lines():
+    table = ["6.1  failed", "6.1: lost: ##[stop-commands]x"]
+    assert GITHUB.guarded(table) == [f"::stop-commands::{TOKEN}", *table, f"::{TOKEN}::"]
+    assert GITLAB.guarded(table) == PLAIN.guarded(table) == table
 
 
 def test_in_github_a_run_annotates_and_summarises_and_elsewhere_it_does_not(tmp_path, monkeypatch):

@@ -61,8 +61,16 @@ def test_a_job_that_left_nothing_is_lost_aloud():
      ((0, 99), 6), ((4, 1), 4), ((3, 4), 3)],
 )  # fmt: skip
 def test_the_verdict_is_the_gravest_of_all(statuses, verdict):
-    left = [job("5.10", 1, status=statuses[0], parts=1), job("6.1", 1, status=statuses[1], parts=1)]
+    left = [job(kernel, 1, "passed", status=status, parts=1) for kernel, status in zip(KERNELS, statuses, strict=True)]
     assert merge.merge(left, kernels=KERNELS, parts=1).made.exit_status == verdict
+
+
+@pytest.mark.parametrize(("statuses", "verdict"), [((0, 0), 5), ((0, 5), 5), ((5, 5), 5), ((6, 0), 6)])
+def test_where_no_part_has_a_test_there_were_none(statuses, verdict):
+    left = [job(kernel, 1, status=status, parts=1) for kernel, status in zip(KERNELS, statuses, strict=True)]
+    assert merge.merge(left, kernels=KERNELS, parts=1).made.exit_status == verdict
+    left[0] = job("5.10", 1, "passed", status=0, parts=1)
+    assert merge.merge(left, kernels=KERNELS, parts=1).made.exit_status == (0 if statuses[1] in (0, 5) else 6)
 
 
 def test_a_status_that_hides_a_failed_test_is_not_believed():
@@ -158,6 +166,14 @@ def test_what_is_no_junit_file_is_named_and_leaves_no_half_of_one(tmp_path, text
     assert not (tmp_path / "all.xml").exists()
 
 
+def test_a_job_whose_name_is_no_xml_is_shown_as_text(tmp_path):
+    path = tmp_path / "job\x1b\udcff" / "junit.xml"
+    path.parent.mkdir()
+    path.write_text(SUITE.format(""))
+    junit.merge([path], tmp_path / "all.xml")
+    assert ElementTree.parse(tmp_path / "all.xml").getroot()[0].get("name") == r"job\x1b\udcff: pytest"
+
+
 def test_a_file_without_end_is_not_read_to_it(tmp_path, monkeypatch):
     monkeypatch.setattr(junit, "MOST_BYTES", 100_000)
     paths = write(tmp_path, "<testsuite>" + " " * 300_000)
@@ -206,3 +222,43 @@ def test_the_verdict_is_a_table_and_a_status_and_what_is_damaged_counts(tmp_path
     (tmp_path / "5.10-1" / "junit.xml").write_text("<html/>")
     assert pipelines.verdict(tmp_path, str(tmp_path), **words)[1] == 6
     assert pipelines.verdict(tmp_path, str(tmp_path / "nothing"), kernels=KERNELS)[1] == 6
+
+
+@pytest.mark.parametrize(
+    ("kept", "status", "said"),
+    [
+        ("0\n", 0, ""),
+        ("1\n", 1, "the host's tests: exit status 1"),
+        ("77\n", 6, "the host's tests: exit status 77"),
+        ("", 6, "the host's tests: its job left no results"),
+        ("-1", 6, "the host's tests: its job left no results"),
+        (None, 6, "the host's tests: its job left no results"),
+    ],
+)
+def test_the_hosts_job_counts_as_any_other(tmp_path, kept, status, said):
+    directory = tmp_path / "6.1-1"
+    directory.mkdir()
+    result = KernelResult("6.1", tests=[TestResult("t.py::a", "passed", 1.0)])
+    (directory / "results.json").write_text(json.dumps(to_json([result], Made("2026", 1.0, 0))))
+    if kept is not None:
+        (tmp_path / "host").mkdir()
+        (tmp_path / "host" / "status").write_text(kept)
+    words = {"kernels": ["6.1"], "json": str(tmp_path / "merged.json")}
+    lines, found = pipelines.verdict(tmp_path, str(tmp_path), host=True, **words)
+    assert (found, lines[-1]) == (status, f"exit status: {status}")
+    assert said in lines[-2] if said else "host" not in "".join(lines)
+    assert json.loads((tmp_path / "merged.json").read_text())["exit_status"] == status
+    assert pipelines.verdict(tmp_path, str(tmp_path), **words)[1] == 0
+
+
+def test_the_table_of_a_verdict_is_no_command_of_github(tmp_path, monkeypatch):
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    (tmp_path / "6.1-1").mkdir()
+    result = KernelResult("6.1", outcome=Outcome.LOST, reason="##[stop-commands]x")
+    (tmp_path / "6.1-1" / "results.json").write_text(json.dumps(to_json([result], Made("2026", 1.0, 6))))
+    lines, _ = pipelines.verdict(tmp_path, str(tmp_path), kernels=["6.1"])
+    (evil,) = (n for n, line in enumerate(lines) if "##[" in line and not line.startswith("::error"))
+    stop = next(n for n, line in enumerate(lines) if line.startswith("::stop-commands::"))
+    go = lines.index(f"::{lines[stop].rpartition(':')[2]}::")
+    assert stop < evil < go < next(n for n, line in enumerate(lines) if line.startswith("::error"))
