@@ -15,6 +15,7 @@ from kmt.errors import ConfigError, ResultsError
 from kmt.explain import causes, files, rerun, words
 from kmt.hints import task
 from kmt.paths import cache
+from kmt.report import in_ci
 
 ON_THE_COMMAND_LINE = 1000
 """Words that pytest is given there; more travel in a file (a command line ends at 2 MiB)."""
@@ -22,15 +23,17 @@ ON_THE_COMMAND_LINE = 1000
 
 def explain(paths: Sequence[str]) -> tuple[list[str], int]:
     """Lines about what failed, and 4 where a file could not be read. Without paths: the latest run here."""
-    loaded = files.load(_places(paths))
+    places = _places(paths)
+    loaded = files.load(places)
     for error in loaded.errors:
         print(f"error: {error}", file=sys.stderr)
     if not loaded.results:
         return [], ResultsError.exit_status
     kernels = {kernel.name for one in loaded.results for kernel in one.kernels}
-    command = [*task("rerun").split(), *(word for path in paths for word in ("--from", path))]
+    # The latest run is another one as soon as a group of it was run again: its file is named.
+    command = [*task("rerun").split(), *(word for path in paths or map(str, places) for word in ("--from", path))]
     lines = words.lines(causes.groups(loaded.results), kernels=len(kernels), command=command)
-    return list(lines), ResultsError.exit_status if loaded.errors else 0
+    return in_ci.log().guarded(list(lines)), ResultsError.exit_status if loaded.errors else 0
 
 
 def again(root: Path, paths: Sequence[str], *, group: int | None, args: Sequence[str] = ()) -> int:
@@ -61,7 +64,14 @@ def _places(paths: Sequence[str]) -> list[Path]:
     if paths:
         return [user_path(path) for path in paths]
     here = str(Path.cwd())
-    for run in reversed(runs.seen()):
-        if run.record.cwd == here and (run.dir / runs.RESULTS).is_file():
+    passed_over: list[str] = []
+    for run in reversed([run for run in runs.seen() if run.record.cwd == here]):
+        if (run.dir / runs.RESULTS).is_file():
+            if passed_over:
+                print(f"without results, and passed over: run {', '.join(passed_over)}", file=sys.stderr)
+            print(f"run {run.record.id}, {run.record.started[:19]} UTC, {run.state}", file=sys.stderr)
             return [run.dir / runs.RESULTS]
+        # Commands in guests (kmt.exec, kmt.shell) leave none either, and nobody waits for any.
+        if any("pytest" in part for argv in run.record.argv[:1] for part in Path(argv).parts[-2:]):
+            passed_over.append(f"{run.record.id} ({run.state})")
     raise ConfigError("no run of this project has left results here", hint=f"name a file: {task('explain FILE')}")

@@ -22,6 +22,9 @@ from kmt.text import visible
 MOST_BYTES = 64 << 20
 """Of one file; 40,000 tests take about 8 MiB."""
 MOST_FILES = 1000
+"""Looked at in one call, whatever is in them."""
+MOST_TOTAL = 512 << 20
+"""Bytes of all of them."""
 PATTERN = "*results*.json"
 """What is looked for in directories and archives; a file that is named is read whatever its name."""
 
@@ -37,27 +40,37 @@ class Loaded:
 def load(paths: Sequence[Path]) -> Loaded:
     """Read all of them. ResultsError only where a path is nothing at all, or holds no results."""
     loaded = Loaded()
+    seen = total = 0
     for path in paths:
-        count = 0
+        before = len(loaded.results) + len(loaded.errors)
         for name, data in _found(path):
-            count += 1
+            seen += 1
+            total += len(data) if isinstance(data, bytes) else 0
+            if seen > MOST_FILES or total > MOST_TOTAL:
+                what = f"more than {MOST_FILES} files, or {MOST_TOTAL >> 20} MiB, named {PATTERN}"
+                raise ResultsError(f"{visible(str(path))}: {what}", hint="name fewer at once")
             try:
-                if isinstance(data, ResultsError):
-                    raise data
-                loaded.results.append(parse(data, name))
+                loaded.results.append(parse(_checked(data, name), name))
             except ResultsError as error:
                 # What tests leave may have such a name too; a file that somebody named is meant to be read.
                 if not isinstance(error, ForeignFileError) or name == str(path):
                     loaded.errors.append(error)
-            if len(loaded.results) > MOST_FILES:
-                raise ResultsError(f"{path}: more than {MOST_FILES} files of results", hint="name fewer at once")
-        if not count:
-            raise ResultsError(f"{path}: no {PATTERN} in it", hint="name the file that --kernel-json wrote")
+        if len(loaded.results) + len(loaded.errors) == before:
+            said = f"{visible(str(path))}: no {PATTERN} in it that holds results"
+            raise ResultsError(said, hint="name the file that --kernel-json wrote")
     return loaded
 
 
+def _checked(data: bytes | ResultsError, name: str) -> bytes:
+    if isinstance(data, ResultsError):
+        raise data
+    if len(data) > MOST_BYTES:
+        raise ResultsError(f"{visible(name)}: larger than {MOST_BYTES >> 20} MiB; that is not read")
+    return data
+
+
 def _found(path: Path) -> Iterator[tuple[str, bytes | ResultsError]]:
-    """Name and content of each file of results."""
+    """Name and content of each file of results; of a file that is too large a byte more than may be."""
     if path.is_dir():
         for directory, folders, files in os.walk(path):
             folders.sort()
@@ -80,7 +93,7 @@ def _bytes(path: Path) -> bytes | ResultsError:
             data = file.read(MOST_BYTES + 1)
     except OSError as error:
         return ResultsError(f"{visible(str(path))}: {error.strerror}", hint="name the file that --kernel-json wrote")
-    return _too_large(str(path)) if len(data) > MOST_BYTES else data
+    return data
 
 
 def _members(path: Path) -> Iterator[tuple[str, bytes | ResultsError]]:
@@ -101,8 +114,4 @@ def _unpacked(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> b
     # RuntimeError: it is encrypted; NotImplementedError: compressed in a way that Python does not know.
     except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         return ResultsError(f"{visible(name)}: {visible(str(error), 200)}", hint="fetch the artefacts again")
-    return _too_large(name) if len(data) > MOST_BYTES else data
-
-
-def _too_large(name: str) -> ResultsError:
-    return ResultsError(f"{visible(name)}: larger than {MOST_BYTES >> 20} MiB; that is not read")
+    return data

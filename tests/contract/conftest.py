@@ -21,7 +21,8 @@ def project(tmp_path, monkeypatch):
     root = tmp_path / "their project"
     root.mkdir()
     monkeypatch.setenv("KMT_CACHE", str(tmp_path / "cache"))
-    for name in ("KMT_GUEST", "GITHUB_STEP_SUMMARY"):  # nothing of this run's own CI is theirs to write to
+    # Of the CI that this runs in: its words are the tests' to expect, its files not theirs to write.
+    for name in ("KMT_GUEST", "GITHUB_ACTIONS", "GITLAB_CI", "GITHUB_STEP_SUMMARY"):
         monkeypatch.delenv(name, raising=False)
     (root / "pyproject.toml").write_text("[tool.pytest.ini_options]\ntestpaths = ['.']\n")
     return Project(root)

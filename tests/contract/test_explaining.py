@@ -49,7 +49,36 @@ def test_the_latest_run_is_explained_by_cause(failed):
     )
     assert "AssertionError: only in English" in second
     assert "test_theirs.py::test_fails[a [b]]" in second
-    assert "again: python -m kmt rerun --group 2" in second
+    (left,) = (failed.root.parent / "cache").glob("v*/runs/*/results.json")
+    assert f"again: python -m kmt rerun --from {left} --group 2" in second
+    assert done.stderr.startswith(f"run {left.parent.name}, ")
+
+
+def test_a_group_stays_what_it_was_after_another_one_ran_again(failed):
+    command = [line for line in kmt(failed, "explain").stdout.splitlines() if "again: " in line][1].split()
+    assert command[-2:] == ["--group", "2"]
+    assert "1 failed" in kmt(failed, "rerun", "--group", "1", "--", "-p", "no:cacheprovider").stdout
+    done = kmt(failed, *command[4:], "--", "-p", "no:cacheprovider")
+    assert "2 failed" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_later_run_without_results_is_passed_over_aloud(failed):
+    failed.write("import os\ndef pytest_kmt_progress(): os._exit(3)\n", "conftest.py")
+    assert failed.run("--kernel-json=none.json").returncode == 3
+    done = kmt(failed, "explain")
+    assert done.returncode == 0
+    first, second = done.stderr.splitlines()
+    assert first.startswith("without results, and passed over: run ")
+    assert first.endswith("(killed)")
+    assert second.endswith("ended 1")
+
+
+def test_a_directory_of_foreign_files_alone_is_an_error_that_says_so(project):
+    (project.root / "artefacts").mkdir()
+    (project.root / "artefacts" / "my-results.json").write_text('{"of": "a test"}')
+    done = kmt(project, "explain", "artefacts")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "artefacts: no *results*.json in it that holds results" in done.stderr
 
 
 def test_just_what_failed_runs_again_and_words_behind_the_dashes_go_to_pytest(failed, monkeypatch):

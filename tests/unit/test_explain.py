@@ -319,6 +319,25 @@ def test_sizes_and_numbers_are_bounded(tmp_path, monkeypatch):
         files.load([whole, whole, whole])
 
 
+@pytest.mark.parametrize("content", [b'{"of": "a test"}' + b" " * 900, b"{" + b" " * 900])
+def test_files_that_hold_no_results_are_bounded_too(tmp_path, monkeypatch, content):
+    with zipfile.ZipFile(tmp_path / "many.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(10):
+            archive.writestr(f"{number}/results.json", content)
+    opened = []
+    read = files._unpacked
+    monkeypatch.setattr(files, "_unpacked", lambda *words: opened.append(words) or read(*words))
+    monkeypatch.setattr(files, "MOST_FILES", 4)
+    with pytest.raises(ResultsError, match="more than 4 files"):
+        files.load([tmp_path / "many.zip"])
+    assert len(opened) == 5
+    monkeypatch.setattr(files, "MOST_FILES", 1000)
+    monkeypatch.setattr(files, "MOST_TOTAL", 3000)
+    with pytest.raises(ResultsError, match="name fewer at once"):
+        files.load([tmp_path / "many.zip"])
+    assert len(opened) == 5 + 4
+
+
 @pytest.mark.parametrize("name", ["missing.json", "missing.zip", "empty", "bad.zip", "pipe"])
 def test_a_place_without_results_is_named(tmp_path, name):
     (tmp_path / "empty").mkdir()
