@@ -10,15 +10,14 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 from pathlib import Path
-from threading import Event
 
 from harness.cli import common, trace
 from harness.ebpf.live import running_kernel
 from harness.errors import SettingsError
 from harness.session import Session
 from harness.session.settings import parse
+from harness.until_told import until_told
 
 _STEP = 0.1
 
@@ -38,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
         raise SettingsError(f"{options.config}: {error}") from None
     named = os.environ.get("KMT_BPF_DIR")
     settings = parse(text, options.config, bpf_dir=Path(named) if named else None)
-    over = _until_told()
+    told = until_told()
     with Session(running_kernel(), settings) as session:
         common.line(
             event="started",
@@ -46,25 +45,15 @@ def run(options: argparse.Namespace) -> int:
             watcher=str(session.watcher.program) if session.watcher else None,
             debug=session.debug.address if session.debug else None,
         )
-        told = False
-        while not told:
-            told = over.wait(_STEP)
-            # Taken in any case: what nobody takes would be counted as dropped.
-            for conn in session.take_closed():
-                if options.json:
-                    common.line(event="closed", **trace.fields(conn.tuple, conn.stats))
+        while not told(_STEP):
+            _tell(session, options)
+    _tell(session, options)
     common.line(event="stopped")
     return 0
 
 
-def _until_told() -> Event:
-    """Set by the first SIGTERM or Ctrl-C; a second one does what it does to any process."""
-    over = Event()
-
-    def told(number: int, _: object) -> None:
-        over.set()
-        signal.signal(number, signal.SIG_DFL)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, told)
-    return over
+def _tell(session: Session, options: argparse.Namespace) -> None:
+    """Take what has closed, in any case: what nobody takes would be counted as dropped."""
+    for conn in session.take_closed():
+        if options.json:
+            common.line(event="closed", **trace.fields(conn.tuple, conn.stats))

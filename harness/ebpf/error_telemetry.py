@@ -9,6 +9,7 @@ error number above 63 is counted as 63. Every object that counts, from its load 
 from __future__ import annotations
 
 import errno
+import logging
 import struct
 from collections.abc import Collection, Mapping, Sequence
 from threading import Lock
@@ -16,7 +17,7 @@ from weakref import WeakSet
 
 from harness.ebpf import elf
 from harness.ebpf.btf_parser import Btf
-from harness.errors import ClosedError, FormatError
+from harness.errors import AssetError, ClosedError, FormatError, HarnessError
 from harness.kernel_api import Map
 from harness.telemetry import DEFAULT, PROMETHEUS, MetricGroup, Registry
 
@@ -30,6 +31,8 @@ _HELPER_VALUE = struct.Struct(f"<{len(HELPERS) * _SLOTS}Q")
 _HELPER_KEY = struct.pack("<Q", 0)
 Errors = Mapping[str, Mapping[str, int]]
 """Of each map or helper that refused something: errors by name, to how often."""
+
+_log = logging.getLogger(__name__)
 
 
 def counted(image: bytes) -> tuple[str, ...]:
@@ -54,7 +57,12 @@ class ErrorTelemetry:
     """Of an object that was loaded with the ``constants`` of these maps, and is not attached yet."""
 
     def __init__(self, module: str, maps: Mapping[str, Map], counted: Sequence[str]) -> None:
-        """Put in the entries that programs look for and cannot make."""
+        """Put in the entries that programs look for and cannot make. AssetError where the object has no such maps."""
+        if missing := [name for name in (MAP_ERRORS, HELPER_ERRORS) if name not in maps]:
+            raise AssetError(
+                f"object {module} has no map {' nor '.join(missing)}: another version of this project built it",
+                hint="build the programs anew",
+            )
         self.module = module
         self._maps, self._helpers = maps[MAP_ERRORS], maps[HELPER_ERRORS]
         self._keys = {name: struct.pack("<Q", number) for number, name in enumerate(counted, 1)}
@@ -78,7 +86,7 @@ class ErrorTelemetry:
         return {} if value is None else helper_errors(value)
 
     def publish(self, registry: Registry = DEFAULT) -> None:
-        """Bring the counters up to date; whoever closes the object does it a last time before."""
+        """Bring the counters up to date."""
         with self._lock:
             for kind, label, found in (("maps", "map_name", self.maps()), ("helpers", "helper", self.helpers())):
                 group = MetricGroup(f"ebpf.{kind}", PROMETHEUS, f"module:{self.module}", registry=registry)
@@ -90,6 +98,10 @@ class ErrorTelemetry:
                         counter.add(number - before)
                         self._published[kind, name, error] = number
 
+    def finish(self) -> None:
+        """The last time, before the object is closed; what cannot be read any more is logged."""
+        _publish(self)
+
 
 _lock = Lock()
 _live: WeakSet[ErrorTelemetry] = WeakSet()
@@ -99,11 +111,18 @@ def _publish_all() -> None:
     with _lock:
         live = list(_live)
     for errors in live:
-        try:
-            errors.publish()
-        except ClosedError:
-            with _lock:
-                _live.discard(errors)
+        _publish(errors)
+
+
+def _publish(errors: ErrorTelemetry) -> None:
+    """One object's trouble is not another's, nor its owner's."""
+    try:
+        errors.publish()
+    except ClosedError:
+        with _lock:
+            _live.discard(errors)
+    except HarnessError as error:
+        _log.warning("%s: what its maps and helpers refused cannot be read: %s", errors.module, error)
 
 
 DEFAULT.before_reading(_publish_all)

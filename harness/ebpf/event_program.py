@@ -8,8 +8,8 @@ that is declared with its ``EVENTS``, and an array ``counters`` with one entry.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
 
@@ -18,10 +18,11 @@ from harness.ebpf.error_telemetry import ErrorTelemetry
 from harness.ebpf.fallback import Attempt, Stage
 from harness.ebpf.loading import load_module
 from harness.ebpf.settings import BpfSettings
-from harness.errors import ClosedError, HarnessError
+from harness.errors import HarnessError
 from harness.kernel_api import EventBuffer, Feature, KernelApi, LoadedObject, LoadOptions, MapEdit, MapType
 
 _COUNTERS_KEY = bytes(4)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,27 +56,40 @@ class EventProgram:
         self.ringbuf = ringbuf
         self.stage = stage
         self.attempts = attempts
+        self._closed = False
+        self._last: tuple[bytes, int] | None = None
 
     def records(self, seconds: float = 0.1) -> list[bytes]:
         """Events since the last call, as the programs wrote them; waits up to ``seconds`` for the first."""
         return self._buffer.read(seconds)
 
     def counted(self) -> bytes:
-        """The entry of the map ``counters``."""
+        """The entry of the map ``counters``; after the close, as it was when nothing listened any more."""
+        if self._last is not None:
+            return self._last[0]
         value = self._loaded.maps["counters"].get(_COUNTERS_KEY)
         if value is None:
             raise HarnessError("the map counters has no entry 0")
         return value
 
     def missed(self) -> int:
-        """How often a program was to run and could not, by the kernel's count (from 5.12 on)."""
-        return self._loaded.missed()
+        """How often a program was to run and could not, by the kernel's count (from 5.12 on); after the close, too."""
+        return self._loaded.missed() if self._last is None else self._last[1]
 
     def close(self) -> None:
-        """Take the programs out of the kernel; a second time does nothing."""
-        with suppress(ClosedError):
-            self.errors.publish()
-        self._loaded.close()
+        """Take the programs off, read what they counted a last time, take them out; a second time does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            for program in self._loaded.programs:
+                self._loaded.detach(program)
+            self._last = self.counted(), self.missed()
+            self.errors.finish()
+        except HarnessError as error:
+            _log.warning("%s: what was counted last cannot be read: %s", self.errors.module, error)
+        finally:
+            self._loaded.close()
 
     def __enter__(self) -> EventProgram:
         return self

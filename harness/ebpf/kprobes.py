@@ -16,6 +16,7 @@ import os
 import platform
 import re
 import secrets
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ class KprobeEvent:
 
     def open(self) -> int:
         """A perf event's descriptor, to attach a program to; the caller closes it."""
-        number = int(self._read(self.tracing / "events" / self.group / self.name / "id"))
+        number = int(_read(self.tracing / "events" / self.group / self.name / "id"))
         attributes = _PerfAttributes(_PERF_TYPE_TRACEPOINT, c.sizeof(_PerfAttributes), number, 1)
         call = _PERF_EVENT_OPEN.get(platform.machine())
         if call is None:
@@ -86,18 +87,12 @@ class KprobeEvent:
 
     def missed(self) -> int:
         """How often it could not fire: no free return instance, or hit inside another probe."""
-        return missed(self._read(self.tracing / "kprobe_profile"), self.name)
+        return all_missed([self], self.tracing)
 
     def remove(self) -> None:
         """Take it away, after its descriptors are closed; a second time does nothing."""
         if (self.tracing / "events" / self.group / self.name).exists():
             self._write(f"-:{self.group}/{self.name}", f"removing the probe {self.name}")
-
-    def _read(self, file: Path) -> str:
-        try:
-            return file.read_text()
-        except OSError as error:
-            raise BpfError(f"reading {file}", error.errno or 0) from None
 
     def _write(self, line: str, what: str) -> None:
         try:
@@ -111,13 +106,22 @@ class KprobeEvent:
             raise BpfError(what, error.errno or 0) from None
 
 
-def missed(profile: str, name: str) -> int:
-    """(pure) The third column of ``kprobe_profile`` for that event."""
-    for line in profile.splitlines():
-        words = line.split()
-        if len(words) == 3 and words[0] == name and words[2].isdigit():
-            return int(words[2])
-    return 0
+def missed(profile: str, names: Collection[str]) -> int:
+    """(pure) The sum of the third column of ``kprobe_profile`` for those events."""
+    rows = (line.split() for line in profile.splitlines())
+    return sum(int(row[2]) for row in rows if len(row) == 3 and row[0] in names and row[2].isdigit())
+
+
+def all_missed(events: Collection[KprobeEvent], tracing: Path = TRACING) -> int:
+    """How often events of that tracefs could not fire, in one reading of the table (which the kernel makes anew)."""
+    return missed(_read(tracing / "kprobe_profile"), {event.name for event in events}) if events else 0
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError as error:
+        raise BpfError(f"reading {file}", error.errno or 0) from None
 
 
 def sweep(tracing: Path = TRACING) -> None:

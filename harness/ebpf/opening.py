@@ -20,6 +20,8 @@ from harness.kernel_api import LoadOptions, MapEdit, MapType
 
 _TYPES = {MapType.PERF_EVENT_ARRAY: PERF_EVENT_ARRAY, MapType.RINGBUF: RINGBUF}
 _U32 = (1 << 32) - 1
+_TYPED = frozenset({"fentry", "fexit", "fmod_ret"})
+"""Sections of programs that get a kernel function's own arguments; with ``.s`` they may sleep."""
 _STEADY = (1, 5)
 """A libbpf before this one dies of some corrupt objects (3 in 1000 with a few bytes changed; of 1.5 none in 6,000)."""
 _TRIAL = "import sys; from harness.ebpf import opening; opening.trial(sys.stdin.buffer.read())"
@@ -80,10 +82,10 @@ def choose(name: str, programs: Mapping[str, int], wanted: Iterable[str] | None)
 
 def check_typed(program: str, section: str, options: LoadOptions) -> None:
     """A program on a kernel function is loaded only if its caller has said, and so had compared, what it expects."""
-    kind, _, function = section.partition("/")
+    kind, _, function = section.removeprefix("?").partition("/")
     # A module's function is "module:function" there, and may be so in the section.
     given = options.signatures.get(program, ("",))[0]
-    if kind in ("fentry", "fexit") and function not in (given, given.rpartition(":")[2]):
+    if kind.removesuffix(".s") in _TYPED and function not in (given, given.rpartition(":")[2]):
         raise SettingsError(
             f"program {program} is attached to {function}, and no signature of {function} was given for it",
             hint="the kernel loads a program that expects too few arguments, and it reads garbage",

@@ -12,9 +12,7 @@ import contextlib
 import logging
 import random
 import secrets
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,6 +27,7 @@ from harness.remote.serve.http_server import HttpServer
 from harness.remote.serve.server import GrpcServer
 from harness.remote.serve.stored import StoredDirectory
 from harness.remote.serve.wire_faults import Fault, Relay
+from harness.until_told import until_told
 
 REPOSITORIES = {"director": INSIDE, "config": CONFIG}
 
@@ -84,6 +83,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def serve(options: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C."""
+    told = until_told()
     directory = Directory(options.directory)
     inside = options.directory / INSIDE
     tls = kept_in(inside / "tls", mutual=options.mutual)
@@ -108,15 +108,8 @@ def serve(options: argparse.Namespace) -> int:
             urls.append(f"https://{options.http.rpartition(':')[0]}:{http.port}")
         print("\n".join([*urls, f"root  {directory.root}", f"ca    {inside / 'tls' / 'ca.pem'}"]))
         print(f"token {inside / 'token'}", flush=True)
-        _until_told()
+        told(None)
     return 0
-
-
-def _until_told() -> None:
-    over = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: over.set())
-    over.wait()
 
 
 def _token(file: Path) -> str:

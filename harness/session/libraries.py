@@ -66,7 +66,11 @@ class Libraries:
     def _rule(self, watch: Watch) -> Rule:
         if watch.action == "tls" and self.tls is not None:
             return Rule.of(watch.pattern, self.tls.activate, self.tls.deactivate)
-        return Rule.of(watch.pattern, lambda file: self._counted.add(), _nothing)
+        # Callbacks that are equal each time: a file whose rule is pushed again stays as it is.
+        return Rule.of(watch.pattern, self._count, _nothing)
+
+    def _count(self, _: FilePath) -> None:
+        self._counted.add()
 
 
 def _nothing(_: FilePath) -> None:

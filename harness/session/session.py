@@ -4,7 +4,7 @@ Laws: nothing is asked of a server before the programs are in, whichever way the
 if it fails, and everything is ended by ``close``, which comes once from any state. A remote configuration that is
 invalid, or that the kernel does not take, is reported as Error with its reason, and what ran before runs on; one that
 is applied is Acknowledged. Connections that closed are kept for whoever takes them, the newest first if there is no
-room for all; how many were dropped is counted.
+room for all; how many were dropped is counted. What closed before ``close`` had the programs off can be taken after it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from threading import Event, Lock, Thread, current_thread
+from threading import Event, Lock, Thread
 
 from harness.debugger import Debugger, DebugServer
 from harness.ebpf.events import Conn
@@ -32,7 +32,7 @@ from harness.session import updates
 from harness.session.libraries import Libraries
 from harness.session.settings import LEVELS, Live, Remote, Settings
 from harness.telemetry import DEFAULT, PROMETHEUS, MetricGroup, Registry
-from harness.tracer import fentry, kprobe
+from harness.tracer import fentry, kprobe, totals
 from harness.tracer.select import new_tracer
 from harness.tracer.settings import TracerSettings
 from harness.tracer.tracer import Tracer
@@ -78,6 +78,7 @@ class Session:
         self._dropped = self._group.counter(
             "connections_dropped", help="Closed connections that nobody took before newer ones came."
         )
+        self._told = self._group.counter("connections_closed", help="Closed connections that the tracer told of.")
         self._buffer = Lock()
         self._lock = Lock()
         self._stopping = Event()
@@ -128,7 +129,8 @@ class Session:
             self.tracer = self._stack.enter_context(self._load(self._kernel, self.settings.bpf, self.live.tracer))
             _log.info("tracer: %s", self.tracer)
             drain = Thread(target=self._drain, args=(self.tracer,), name="closed-connections", daemon=True)
-            self._stack.callback(self._join, drain)
+            count = totals.publish(self.tracer, self._metrics)
+            self._stack.callback(self._end_tracing, self.tracer, drain, count)
             drain.start()
         if self.settings.watch:
             self._stack.callback(self.libraries.close)
@@ -250,25 +252,31 @@ class Session:
     # Closed connections.
 
     def _drain(self, tracer: Tracer) -> None:
-        closed = self._group.counter("connections_closed", help="Closed connections that the tracer told of.")
         while not self._stopping.is_set():
             try:
-                conns = tracer.closed(_STEP)
+                self._hold(tracer.closed(_STEP))
             except HarnessError as error:
-                if not self._stopping.is_set():
-                    _log.warning("closed connections: %s", error)
-                    self._stopping.wait(1)
-                continue
-            closed.add(len(conns))
-            with self._buffer:
-                kept = self._closed_connections
-                self._dropped.add(len(kept) + len(conns) - (kept.maxlen or 0))
-                kept.extend(conns)
+                _log.warning("closed connections: %s", error)
+                self._stopping.wait(1)
 
-    def _join(self, thread: Thread) -> None:
+    def _hold(self, conns: list[Conn]) -> None:
+        self._told.add(len(conns))
+        with self._buffer:
+            kept = self._closed_connections
+            self._dropped.add(len(kept) + len(conns) - (kept.maxlen or 0))
+            kept.extend(conns)
+
+    def _end_tracing(self, tracer: Tracer, drain: Thread, count: Callable[[], None]) -> None:
+        """What has closed until nothing listened any more is kept and counted; then the tracer may be closed."""
         self._stopping.set()
-        if thread is not current_thread():
-            thread.join()
+        drain.join()
+        try:
+            tracer.stop()
+            self._hold(tracer.closed(0))
+        except HarnessError as error:
+            _log.warning("closed connections: %s", error)
+        finally:
+            count()
 
 
 def _collected(wanted: TracerSettings) -> Mapping[str, bool]:

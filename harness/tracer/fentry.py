@@ -46,6 +46,11 @@ class Attached:
         if self._again:
             self._loaded.detach(program)
 
+    def detach_all(self) -> None:
+        """Take all off, for good."""
+        for program in self._loaded.programs:
+            self._loaded.detach(program)
+
     def _can_attach_again(self) -> bool:
         tried = probes.AGAIN.program
         self._loaded.attach(tried)
@@ -103,7 +108,7 @@ def _start(kernel: KernelApi, settings: BpfSettings, wanted: TracerSettings, ima
             return tuple(probe.program for probe in probes.choose(signatures, asked))
 
         places = Attached(loaded)
-        way = Way("fentry", programs, places.attach, places.detach, loaded.missed)
+        way = Way("fentry", programs, places.attach, places.detach, loaded.missed, places.detach_all)
         errors = ErrorTelemetry(MODULE, loaded.maps, counted)
         return Tracer(kernel, loaded, buffer, way, wanted, ringbuf=ringbuf, errors=errors)
     except BaseException:

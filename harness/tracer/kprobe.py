@@ -75,12 +75,12 @@ class Attached:
     def detach_all(self) -> None:
         """Take all off. A kernel that was locked down meanwhile lets no event go: then the last error is raised."""
         with ExitStack() as stack:
-            for program in list(self._events):
+            for program in self._loaded.programs:
                 stack.callback(self.detach, program)
 
     def missed(self) -> int:
         """How often an event could not fire, or its program could not run."""
-        return self._missed_before + sum(event.missed() for event in self._events.values()) + self._loaded.missed()
+        return self._missed_before + tracefs.all_missed(self._events.values(), self._tracing) + self._loaded.missed()
 
 
 def load_tracer(

@@ -14,14 +14,14 @@ import resource
 import struct
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
 
 from harness.ebpf import error_telemetry, events
 from harness.ebpf.error_telemetry import ErrorTelemetry
 from harness.ebpf.events import Batch, Conn
-from harness.errors import ClosedError, HarnessError
+from harness.errors import HarnessError
 from harness.kernel_api import EventBuffer, KernelApi, LoadedObject, MapEdit, MapType
 from harness.tracer.batches import Batches
 from harness.tracer.bindings import bound_ports
@@ -40,14 +40,14 @@ Flow = tuple[int, int, int]
 @dataclass(frozen=True)
 class Way:
     """How a kind of tracer listens: ``programs`` says which are to be attached for which settings, ``missed`` how often
-    one of them could not run, ``close`` takes away what is in the kernel besides the object."""
+    one of them could not run, ``close`` takes all off, and away what is in the kernel besides the object."""
 
     kind: str
     programs: Callable[[TracerSettings], tuple[str, ...]]
     attach: Callable[[str], None]
     detach: Callable[[str], None]
     missed: Callable[[], int]
-    close: Callable[[], None] = lambda: None
+    close: Callable[[], None]
 
 
 class Tracer:
@@ -126,18 +126,21 @@ class Tracer:
 
     def missed(self) -> int:
         """How often a program should have run and the kernel could not run it: events that nobody saw."""
-        return self._way.missed()
+        with self._lock:
+            return self._way.missed()
+
+    def stop(self) -> None:
+        """Take the programs off. What they have seen and counted can be read until the close; nothing is added."""
+        with self._lock:
+            self.programs = ()
+            self._way.close()
 
     def close(self) -> None:
         """Take the programs out of the kernel; a second time does nothing."""
-        with self._lock:
-            try:
-                self._way.close()
-                with suppress(ClosedError):
-                    self.errors.publish()
-            finally:
-                self.programs = ()
-                self._loaded.close()
+        with self._lock, ExitStack() as stack:
+            stack.callback(self._loaded.close)
+            stack.callback(self.errors.finish)
+            self.stop()
 
     def __enter__(self) -> Tracer:
         return self

@@ -10,10 +10,11 @@ hooked, and not blocked either. What is seen and missed: the top of ``bpf/tls/tl
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import struct
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
@@ -24,7 +25,7 @@ from harness.ebpf import error_telemetry
 from harness.ebpf.error_telemetry import ErrorTelemetry
 from harness.ebpf.loading import load_module
 from harness.ebpf.settings import BpfSettings
-from harness.errors import ClosedError, FormatError, HarnessError
+from harness.errors import FormatError, HarnessError
 from harness.kernel_api import KernelApi, LoadedObject, LoadOptions, MapEdit
 from harness.telemetry import DEFAULT, Registry
 from harness.telemetry.metrics import PROMETHEUS, MetricGroup
@@ -51,6 +52,7 @@ _BUILDER = b"buildkitd\n"
 
 _TRAFFIC = struct.Struct("<2Q")
 _COUNTERS = struct.Struct("<5Q")
+_log = logging.getLogger(__name__)
 
 
 class Traffic(NamedTuple):
@@ -96,6 +98,7 @@ class TlsProbes:
         self._proc_root = kernel.proc_root
         self._lock = Lock()
         self._attached: dict[PathIdentifier, ExitStack] = {}
+        self._closed = False
         self._totals = _Totals(metrics)
         self._read_no_more = metrics.before_reading(lambda: self._totals.be(self.counters()))
 
@@ -156,15 +159,23 @@ class TlsProbes:
         return TlsCounters._make(_COUNTERS.unpack(value))
 
     def close(self) -> None:
-        """Take the programs off and out; a second time does nothing."""
+        """Take the programs off, read what they counted a last time, take them out; a second time does nothing."""
         self._read_no_more()
-        with suppress(HarnessError):  # closed already
-            self._totals.be(self.counters())
         with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            stacks = list(self._attached.values())
             self._attached.clear()
-        with suppress(ClosedError):
-            self.errors.publish()
-        self._loaded.close()
+        try:
+            for stack in stacks:
+                stack.close()
+            self._totals.be(self.counters())
+            self.errors.finish()
+        except HarnessError as error:
+            _log.warning("%s: what was counted last cannot be read: %s", MODULE, error)
+        finally:
+            self._loaded.close()
 
     def __enter__(self) -> TlsProbes:
         return self

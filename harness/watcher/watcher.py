@@ -24,6 +24,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Protocol
 
@@ -65,7 +66,7 @@ class Opens(Protocol):
         ...
 
     def counters(self) -> LibraryCounters:
-        """What was lost, among others."""
+        """What was lost, among others; once it is closed, as it ended."""
         ...
 
     def close(self) -> None:
@@ -197,13 +198,24 @@ class Watcher:
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
-        if self.program is not None:
-            self.program.close()
-        if self._unsubscribe is not None:
-            self._unsubscribe()
-        if self._monitor is not None:
-            self._monitor.stop()
-        self.registry.clear(run=self._workers.submit)
+        with ExitStack() as stack:  # from the last to the first, whatever one of them raises
+            stack.callback(self._end_callbacks)
+            stack.callback(self.registry.clear, run=self._workers.submit)
+            if self._monitor is not None:
+                stack.callback(self._monitor.stop)
+            if self._unsubscribe is not None:
+                stack.callback(self._unsubscribe)
+            if self.program is not None:
+                stack.callback(self._end_program, self.program)
+
+    def _end_program(self, running: Opens) -> None:
+        running.close()
+        try:
+            self._count(running.counters())
+        except HarnessError as error:
+            _log.warning("shared libraries: what was lost last cannot be read: %s", error)
+
+    def _end_callbacks(self) -> None:
         if not self._workers.stop(_PATIENCE):
             _log.warning("shared libraries: callbacks have not ended in %g s; they are left to themselves", _PATIENCE)
 
@@ -244,16 +256,20 @@ class Watcher:
             self._tracking.opened(event.pid, os.fsdecode(event.path), times)
 
     def _recover(self) -> None:
-        """Count what has been lost since the last time; if anything, it may still be found among the running."""
-        said = self.program.counters() if self.program else self._said
+        """What has been lost since the last time, if anything, may still be found among the running."""
+        if self.program is not None:
+            self._count(self.program.counters())
+        before, self._missed = self._missed, self._lost.value + self._unread.value
+        if self._missed != before:
+            self._tracking.look_at_all()
+
+    def _count(self, said: LibraryCounters) -> None:
+        """Add what the program's counters have grown by."""
         self._lost.add(said.lost - self._said.lost)
         self._unread.add(said.unread - self._said.unread)
         self._left_out.add(said.missed - self._said.missed)
         self._unsure = self._unsure or said.missed != self._said.missed
         self._said = said
-        before, self._missed = self._missed, self._lost.value + self._unread.value
-        if self._missed != before:
-            self._tracking.look_at_all()
 
     def _look_if_unsure(self) -> None:
         unsure, self._unsure = self._unsure, False

@@ -154,6 +154,46 @@ def test_losses_are_counted_and_looked_for(world: ProcWorld, monkeypatch: pytest
         goes_on(whole, world)
 
 
+def test_what_was_lost_last_is_counted_at_the_end(world: ProcWorld) -> None:
+    whole = whole_of(world)
+    with whole.watcher:
+        goes_on(whole, world)
+        close = whole.feed.close
+
+        def closes() -> None:
+            close()
+            whole.feed.counted = LibraryCounters(10, 3, 2, missed=4)
+
+        whole.feed.close = closes  # type: ignore[method-assign]
+    assert (whole.count("lost"), whole.count("unread"), whole.count("missed")) == (3, 2, 4)
+
+
+@pytest.mark.parametrize("broken", ["close", "counters"])
+def test_a_program_whose_end_fails_ends_nothing_else(
+    world: ProcWorld, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """The monitor is let go, and every file deactivated, all the same."""
+    world.begin(1)
+    world.map(1, world.files / "libssl.so.1", "/libssl.so.1")
+    unhooked: list[FilePath] = []
+    whole = whole_of(world, deactivate=unhooked.append)
+    whole.watcher.start()
+    wait_for(lambda: 1 in whole.registry.registered_processes())
+
+    def fails() -> None:
+        raise BpfError(broken, 1)
+
+    monkeypatch.setattr(whole.feed, broken, fails)
+    if broken == "close":
+        with pytest.raises(BpfError, match="close: EPERM"):
+            whole.watcher.stop()
+    else:
+        whole.watcher.stop()
+    assert whole.script.closed == whole.script.opened == 1
+    assert len(unhooked) == 1
+    assert whole.registry.traced() == []
+
+
 def test_runs_that_the_kernel_left_out_are_counted_and_looked_for_with_the_sweep(
     world: ProcWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:

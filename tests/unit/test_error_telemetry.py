@@ -8,21 +8,23 @@ from hypothesis import strategies as st
 
 from harness.ebpf import error_telemetry
 from harness.ebpf.error_telemetry import HELPER_ERRORS, MAP_ERRORS, ErrorTelemetry
-from harness.errors import ClosedError, FormatError
+from harness.errors import BpfError, ClosedError, FormatError
 from harness.telemetry import DEFAULT, Registry
 
 KEYS = [struct.pack("<Q", n) for n in range(3)]
 
 
 class Table(dict):
-    """A map as far as it is asked; once ``closed`` it says so."""
+    """A map as far as it is asked; once ``closed`` it says so, and ``broken`` it refuses."""
 
     name = "table"
-    closed = False
+    closed = broken = False
 
     def get(self, key):
         if self.closed:
             raise ClosedError("the object of map table is closed")
+        if self.broken:
+            raise BpfError("lookup", 1)
         return super().get(key)
 
     put = dict.__setitem__
@@ -90,6 +92,24 @@ def test_whoever_reads_metrics_sees_the_errors_of_now():
     maps[MAP_ERRORS].closed = True
     assert shown(DEFAULT)[metric] == 4, "of an object that was closed what was last seen stays"
     assert errors.module == "module"
+
+
+def test_an_object_that_cannot_be_read_keeps_no_other_from_being(caplog):
+    """EPERM, say: the kernel's answer is told, and is not the reader's trouble."""
+    broken, working = loaded(("broken",)), loaded(("working",))
+    for maps, _ in (broken, working):
+        maps[MAP_ERRORS][KEYS[1]] = counts(64, _7=4)
+    broken[0][MAP_ERRORS].broken = True
+    assert error_telemetry._live >= {broken[1], working[1]}
+    metric = ("ebpf.maps.errors", ("error:E2BIG", "map_name:working", "module:module"))
+    assert shown(DEFAULT)[metric] == 4
+    assert "module: what its maps and helpers refused cannot be read: lookup: EPERM" in caplog.text
+    caplog.clear()
+    broken[1].finish()
+    assert "lookup: EPERM" in caplog.text
+    broken[0][MAP_ERRORS].broken = False
+    metric = ("ebpf.maps.errors", ("error:E2BIG", "map_name:broken", "module:module"))
+    assert shown(DEFAULT)[metric] == 4, "it is asked again"
 
 
 @given(st.binary(max_size=600))

@@ -22,6 +22,7 @@ from remote_site import TOKEN, Site
 from waiting import wait_for
 
 from harness.cli import main
+from harness.ebpf.events import TracerCounters
 from harness.ebpf.settings import BpfSettings
 from harness.errors import BpfError, ClosedError, HarnessError, SettingsError
 from harness.remote.endpoint import Endpoint
@@ -43,6 +44,9 @@ class Tracer:
         self.log = log
         self.refuses = ""
         self.conns: list[Any] = []
+        self.counted = TracerCounters(*range(1, 12))
+        self.at_the_end: list[Any] = []
+        """What closes between the last look of the thread that looks and the end of the programs."""
         self.lock = threading.Lock()
 
     def collect(self, **families: bool) -> None:
@@ -56,6 +60,19 @@ class Tracer:
         if not conns:
             time.sleep(seconds / 10)
         return conns
+
+    def counters(self) -> TracerCounters:
+        if self.refuses == "counters":
+            raise BpfError("lookup", 1)
+        return self.counted
+
+    def missed(self) -> int:
+        return 12
+
+    def stop(self) -> None:
+        self.log.append("off")
+        self.conns += self.at_the_end
+        self.counted = self.counted._replace(tcp_closed=self.counted.tcp_closed + len(self.at_the_end))
 
     def __enter__(self) -> Tracer:
         self.log.append("loaded")
@@ -137,7 +154,7 @@ def test_a_start_that_fails_later_leaves_nothing(settings: Settings, tmp_path: P
     made, _ = session(changed, log)
     with pytest.raises(HarnessError):
         made.start()
-    assert log == ["loaded", "unloaded"]
+    assert log == ["loaded", "off", "unloaded"]
 
 
 def test_closing_from_any_state(settings: Settings) -> None:
@@ -151,7 +168,7 @@ def test_closing_from_any_state(settings: Settings) -> None:
     made.start()
     for _ in range(2):
         made.close()
-    assert log == ["loaded", "unloaded"]
+    assert log == ["loaded", "off", "unloaded"]
     assert made.client is not None
     assert not made.client.running
 
@@ -211,6 +228,47 @@ def test_closed_connections_wait_for_who_takes_them(settings: Settings, site: Si
         tracer.conns = list(range(8))
         wait_for(lambda: dropped.value == 9)
         assert made.take_closed() == [6, 7]
+
+
+def test_what_closes_while_the_session_does_can_be_taken_after_it(settings: Settings) -> None:
+    made, tracer = session(settings)
+    told = made._group.counter("connections_closed")
+    tracer.at_the_end = [1, 2, 3]
+    with made:
+        assert told.value == 0
+    assert made.take_closed() == [1, 2, 3]
+    assert told.value == 3
+
+
+def counted(made: Session) -> dict[str, int]:
+    found = {metric.name: metric.value for metric in made._metrics.metrics() if metric.name.startswith("tracer.")}
+    return {name.removeprefix("tracer."): value for name, value in found.items()}
+
+
+def test_what_the_tracers_programs_counted_are_metrics_to_the_end(settings: Settings) -> None:
+    made, tracer = session(settings)
+    with made:
+        first = counted(made)
+        assert list(first.values()) == [*range(1, 12), 12]
+        assert first["events_lost"] == 3
+        assert first["missed"] == 12
+        tracer.counted = tracer.counted._replace(sent_bytes_lost=1000, events_lost=2)
+        assert counted(made) == first | {"sent_lost_bytes": 1000}, "a count never goes down"
+        tracer.at_the_end = [1, 2]
+    assert counted(made) == first | {"sent_lost_bytes": 1000, "tcp_closed": 3}
+    tracer.counted = tracer.counted._replace(tcp_closed=50)
+    assert counted(made)["tcp_closed"] == 3, "nobody is asked any more"
+
+
+def test_a_tracer_whose_counts_may_not_be_read_is_unloaded(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    log: list[str] = []
+    made, tracer = session(settings, log)
+    with made:
+        tracer.refuses = "counters"
+    assert log[-1] == "unloaded"
+    assert "what was counted last cannot be read: lookup: EPERM" in caplog.text
 
 
 def test_what_was_verified_is_kept(settings: Settings, site: Site, tmp_path: Path) -> None:

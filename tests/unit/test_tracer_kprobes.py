@@ -1,5 +1,7 @@
 """Which places the kprobe tracer listens at, and what tracefs says of its events."""
 
+import threading
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +10,7 @@ from harness.ebpf import kprobes as tracefs
 from harness.errors import BpfError, NotSupportedError
 from harness.tracer import kprobes, probes
 from harness.tracer.settings import TracerSettings
+from harness.tracer.tracer import Tracer, Way
 
 ON = st.booleans()
 SETTINGS = st.builds(TracerSettings, ON, ON, ON, ON)
@@ -53,14 +56,34 @@ PROFILE = """\
 
 
 def test_what_an_event_missed():
-    assert tracefs.missed(PROFILE, "r_tcp_recvmsg_4") == 17
-    assert tracefs.missed(PROFILE, "p_tcp_close_3") == 0
-    assert tracefs.missed(PROFILE, "p_never_made_0") == 0
+    assert tracefs.missed(PROFILE, ["r_tcp_recvmsg_4"]) == 17
+    assert tracefs.missed(PROFILE, ["p_tcp_close_3", "p_never_made_0"]) == 0
+    assert tracefs.missed(PROFILE, ["r_tcp_recvmsg_4", "something_else"]) == 19
+
+
+def test_what_a_tracer_missed_is_not_asked_while_its_programs_are_switched():
+    """The number is made of those that were taken off and those that are on."""
+    running = Tracer.__new__(Tracer)
+    running._lock = lock = threading.RLock()
+    unused = lambda *_: None  # noqa: E731
+    running._way = Way("kprobe", unused, unused, unused, lambda: int(lock._is_owned()), unused)
+    assert running.missed() == 1, "asked under the lock"
+
+
+def test_all_events_are_read_at_once(tmp_path):
+    """The kernel makes the table anew for each reader: what a row of it is, changes in between."""
+    made = [tracefs.KprobeEvent(tmp_path, "g", name) for name in ("r_tcp_recvmsg_4", "something_else")]
+    assert tracefs.all_missed([], tmp_path) == 0
+    with pytest.raises(BpfError, match=r"reading .*kprobe_profile: ENOENT"):
+        tracefs.all_missed(made, tmp_path)
+    (tmp_path / "kprobe_profile").write_text(PROFILE)
+    assert tracefs.all_missed(made, tmp_path) == 19
+    assert made[0].missed() == 17
 
 
 @given(st.text(max_size=200), st.text(max_size=10))
 def test_any_profile_is_a_number(text, name):
-    assert tracefs.missed(text, name) >= 0
+    assert tracefs.missed(text, [name]) >= 0
 
 
 def test_without_tracefs(tmp_path):
