@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from kmt.errors import CannotTellError
 from kmt.kernel import Version
 from kmt.simulator import facts
 from kmt.simulator.derive import KernelFacts
@@ -113,8 +114,9 @@ def sides(rows: Sequence[Row]) -> list[Row]:
     return wanted or list(rows[:1])
 
 
-def bounded(rows: Sequence[Row], required: Sequence[Fact], told: KernelFacts) -> Boundary:
-    """Where it begins. ``rows`` are in the order of versions, one a series at least; ``told``: of any series."""
+def bounded(rows: Sequence[Row], required: Sequence[Fact], told: KernelFacts, unread: Sequence[str] = ()) -> Boundary:
+    """Where it begins. ``rows`` are in the order of versions, one a series at least; ``told``: of any series;
+    ``unread``: why not all that is required is known."""
     index = next((i for i, row in enumerate(rows) if row.answer is Answer.YES), None)
     if index is None:
         why = next((reason for row in reversed(rows) for reason in row.reasons), "")
@@ -129,7 +131,7 @@ def bounded(rows: Sequence[Row], required: Sequence[Fact], told: KernelFacts) ->
     versions = list(told.gates.between(below.series if below else FIRST, good.series))
     for version in reversed(versions[below is not None : -1]):
         answer, said = _between(version, below, good, required, told.of)
-        if answer is not Answer.NO and (unsure := _words(rows[last + 1 : index])):
+        if answer is not Answer.NO and (unsure := (*unread, *_words(rows[last + 1 : index]))):
             answer, said = Answer.UNKNOWN, [*said, *unsure]
         if answer is Answer.NO:
             why = f"Linux {spelled(version)}: {said[0]}"
@@ -186,7 +188,7 @@ Ask = Callable[[str, Sequence[Program]], dict[str, Trial]]
 def look(whole: EbpfObject, programs: Sequence[Program], images: Sequence[Image], ask: Ask | None) -> list[Found]:
     """Judge all by files, then have the kernels on both sides of each boundary say it, until they agree."""
     names = Names.of(images[-1].types)
-    table = {p.name: [Row(i.name, i.release, judge(p, whole, i, names)) for i in images] for p in programs}
+    table = {p.name: [Row(i.name, i.release, _judged(p, whole, i, names)) for i in images] for p in programs}
     while ask is not None:
         wanted: dict[str, list[Program]] = {}
         for program in programs:
@@ -200,9 +202,21 @@ def look(whole: EbpfObject, programs: Sequence[Program], images: Sequence[Image]
                 next(row for row in table[name] if row.kernel == kernel).trial = trial
     found = []
     for program in programs:
-        needs = list(required(program, whole, images[-1].types, names))
-        found.append(Found(program, table[program.name], bounded(table[program.name], needs, images[-1].told)))
+        rows, needs, unread = table[program.name], list[Fact](), list[str]()
+        try:
+            needs = list(required(program, whole, images[-1].types, names))
+        except CannotTellError as error:
+            unread = [error.message]
+        found.append(Found(program, rows, bounded(rows, needs, images[-1].told, unread)))
     return found
+
+
+def _judged(program: Program, whole: EbpfObject, image: Image, names: Names) -> list[Finding]:
+    """What cannot be told of one program is no other's."""
+    try:
+        return judge(program, whole, image, names)
+    except CannotTellError as error:
+        return [Finding(Answer.UNKNOWN, error.message)]
 
 
 def to_json(program: str, section: str, rows: Sequence[Row], found: Boundary) -> dict[str, Any]:

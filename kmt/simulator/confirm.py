@@ -23,15 +23,14 @@ _OBJECT = "object.o"
 def confirm(link: Link, image: bytes, whole: EbpfObject, programs: Sequence[Program]) -> dict[str, Trial]:
     """What the kernel at the other end does with each of the programs, by name."""
     link.send_tar(PLACE, lambda target: _pack(target, image))
-    perf = {name for name, kind in whole.maps.items() if kind == _PERF_EVENT_ARRAY}
     request = {
         "image": f"{PLACE}/{_OBJECT}",
-        "unsized": [name for name in whole.unsized if name not in perf],
+        "unsized": list(whole.unsized),
         "programs": [
             {
                 "name": program.name,
                 "function": program.place.name if program.place.sort.target is Target.FUNCTION else "",
-                "attach": bool(program.place.name),
+                "attach": program.place.attachable,
             }
             for program in programs
         ],
@@ -40,10 +39,6 @@ def confirm(link: Link, image: bytes, whole: EbpfObject, programs: Sequence[Prog
     said = ask(link, ["python3", "-c", f"import sys; sys.path.insert(0, {PLACE!r})\n{_without_future(code)}",
                       json.dumps(request)])  # fmt: skip
     return {name: Trial(**values) for name, values in said.items()}
-
-
-_PERF_EVENT_ARRAY = 4
-"""libbpf sizes them itself (``enum bpf_map_type``)."""
 
 
 def _without_future(code: str) -> str:

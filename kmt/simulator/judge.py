@@ -69,10 +69,13 @@ class Names:
         return self.maps.get(number, f"number {number}")
 
 
+_DEPRECATED = "_DEPRECATED"
+
+
 def _names(types: Types, enumeration: str, prefix: str, before: str = "") -> dict[int, str]:
-    """Names by numbers; of several of one number the first."""
+    """Names by numbers; of several of one number the first that is not called deprecated, which older kernels have."""
     found: dict[int, str] = {}
-    for name, number in types.enumeration(enumeration).items():
+    for name, number in sorted(types.enumeration(enumeration).items(), key=lambda item: item[0].endswith(_DEPRECATED)):
         found.setdefault(number, before + name.removeprefix(prefix).lower())
     return found
 

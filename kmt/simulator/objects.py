@@ -24,6 +24,14 @@ from kmt.simulator.sections import Place, place
 from kmt.simulator.types import Kind, Types
 
 _RECORD = struct.Struct("<IIII")
+_INSTRUCTION = struct.Struct("<BBhi")
+_CALL, _OF_THE_OBJECT = 0x85, 1
+"""A call, and of what: BPF_PSEUDO_CALL."""
+_SIZED = frozenset({4, 19, 21, 24, 28, 29, 32})
+"""Map types that need no number of entries: libbpf counts the CPUs for a perf event array, and the kernel refuses any
+number for the storages of control groups, sockets, inodes and tasks (``enum bpf_map_type``)."""
+_MOST_DATA = 1 << 28
+"""Bytes of global variables in a section: more than any kernel would hold in a map of one entry."""
 LAST_KIND = 12
 """The highest kind of CO-RE relocation that is known (``enum bpf_core_relo_kind``)."""
 TEXT = ".text"
@@ -98,7 +106,16 @@ def parse(image: bytes) -> EbpfObject:
         return _parse(ELFFile(io.BytesIO(image)), elf.contents(image))
     except FormatError as error:
         raise CannotTellError(f"no eBPF object: {error.message}") from None
-    except (ELFError, struct.error, UnicodeDecodeError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (
+        ELFError,
+        struct.error,
+        ValueError,
+        LookupError,
+        ArithmeticError,
+        AttributeError,
+        TypeError,
+        AssertionError,
+    ) as error:
         raise CannotTellError(f"no eBPF object: {error}") from None
 
 
@@ -116,6 +133,8 @@ def _parse(file: ELFFile, contents: Mapping[str, bytes]) -> EbpfObject:
         if not section["sh_flags"] & 4 or section["sh_type"] != "SHT_PROGBITS":  # SHF_EXECINSTR
             continue
         refers, addresses = _refers(file, linked.get(number), symbols, section.data())
+        if section.name == TEXT:
+            refers = _within(section.data()) | refers
         here = [s for s in symbols.iter_symbols() if s["st_shndx"] == number and s["st_info"]["type"] == "STT_FUNC"]
         for symbol in sorted(here, key=lambda s: int(s["st_value"])):
             begin, size = symbol["st_value"], symbol["st_size"]
@@ -133,7 +152,7 @@ def _parse(file: ELFFile, contents: Mapping[str, bytes]) -> EbpfObject:
     return EbpfObject(
         tuple(programs),
         {name: declared.type for name, declared in maps.items()},
-        tuple(name for name, declared in maps.items() if not declared.max_entries),
+        tuple(name for name, declared in maps.items() if not declared.max_entries and declared.type not in _SIZED),
         functions,
         types,
         maps,
@@ -159,6 +178,8 @@ def _data(file: ELFFile) -> dict[str, bytes]:
     for section in file.iter_sections():
         head = section.name[1:].partition(".")[0]
         if section.name.startswith(".") and head in ("data", "rodata", "bss") and section["sh_size"]:
+            if section["sh_size"] > _MOST_DATA:
+                raise CannotTellError(f"section {section.name} has {section['sh_size']} bytes")
             empty = section["sh_type"] == "SHT_NOBITS"
             found[section.name] = bytes(section["sh_size"]) if empty else bytes(section.data())
     return found
@@ -189,7 +210,7 @@ def _refers(file: ELFFile, section: RelocationSection | None, symbols: SymbolTab
         home = file.get_section(number).name if isinstance(number, int) else ""
         (immediate,) = struct.unpack_from("<i", data, at * 8 + 4)
         if home == TEXT:
-            call = data[at * 8] == 0x85
+            call = data[at * 8] == _CALL
             refers[at] = symbol["st_value"] // 8 + (immediate + 1 if call else immediate // 8)
         elif home == ".maps":
             addresses[at] = Pointer(MAP, 0, symbol.name)
@@ -198,6 +219,16 @@ def _refers(file: ELFFile, section: RelocationSection | None, symbols: SymbolTab
         else:
             addresses[at] = None
     return refers, addresses
+
+
+def _within(data: bytes) -> dict[int, int]:
+    """Calls of functions in the same section: without a relocation, the place is counted from the next instruction."""
+    instructions = enumerate(_INSTRUCTION.iter_unpack(data[: len(data) // 8 * 8]))
+    return {
+        at: at + 1 + immediate
+        for at, (opcode, registers, _, immediate) in instructions
+        if opcode == _CALL and registers >> 4 == _OF_THE_OBJECT
+    }
 
 
 def _relocations(extension: bytes, types: Types | None) -> dict[str, dict[int, Relocation]]:
@@ -210,6 +241,8 @@ def _relocations(extension: bytes, types: Types | None) -> dict[str, dict[int, R
         return found
     at = header + offset
     (size,) = struct.unpack_from("<I", extension, at)
+    if size < _RECORD.size:
+        raise CannotTellError(f"no eBPF object: CO-RE relocations of {size} bytes each")
     end, at = at + length, at + 4
     while at < end:
         name, count = struct.unpack_from("<II", extension, at)

@@ -30,6 +30,8 @@ def follow(
     while open_:
         place = open_.pop()
         done.add(place)
+        if place == walk.OUTSIDE:
+            raise CannotTellError("a call of a function that is in the section of a program")
         if place not in whole.functions:
             raise CannotTellError(f"a call of something at instruction {place} of .text, and no function is there")
         seen, more = _one(whole.functions[place], whole, kernel, data)
@@ -58,13 +60,12 @@ def _one(
             )
         try:
             answer = relocate.resolve(local, relocation, kernel)
+            constants[at] = answer.value
+            if not answer.found:
+                missing[at] = Unmet(f"it has no {relocate.wanted(local, relocation)}")
         except FormatError as error:
             raise CannotTellError(f"its types cannot be read: {error.message}") from None
         except relocate.AmbiguousError as error:
             missing[at] = Unmet(f"it has several of that name: {error}", ambiguous=True)
-            continue
-        constants[at] = answer.value
-        if not answer.found:
-            missing[at] = Unmet(f"it has no {relocate.wanted(local, relocation)}")
     seen = walk.walk(code, constants, frozenset(missing), data)
     return seen, list(dict.fromkeys(missing[at] for at in sorted(missing) if at in seen.instructions))

@@ -2,7 +2,8 @@
 
 Laws: a relocation gives one value, or None (resolved, its value is of no matter here), or is missing: then the real
 libbpf puts a call into the instruction's place that no verifier accepts; candidates that disagree are an
-AmbiguousError; exists-questions always have a value. Rules: tools/lib/bpf/relo_core.c of the kernel.
+AmbiguousError; questions about whole types always have a value, and so has whether a member or enumerator exists.
+Rules: tools/lib/bpf/relo_core.c of the kernel.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from enum import IntEnum
 
 from harness.errors import FormatError
 from kmt.simulator.objects import Relocation
-from kmt.simulator.types import COMPOSITE, ENUMS, MODIFIERS, Kind, Types
+from kmt.simulator.types import COMPOSITE, ENUMS, MODIFIERS, Kind, Types, essential
 
 _DEEPEST = 32
-_FLAVOUR = "___"
+_LONGEST = 11
+"""More digits than any index has."""
 
 
 class Ask(IntEnum):
@@ -37,6 +39,8 @@ class Ask(IntEnum):
 
 
 _EXISTS = frozenset({Ask.FIELD_EXISTS, Ask.TYPE_EXISTS, Ask.ENUM_EXISTS})
+_OF_TYPES = frozenset({Ask.TYPE_ID_TARGET, Ask.TYPE_EXISTS, Ask.TYPE_SIZE, Ask.TYPE_MATCHES})
+"""Without such a type they are 0, and nothing is missing."""
 
 
 class AmbiguousError(Exception):
@@ -58,12 +62,6 @@ class _Step:
     type: int
     index: int
     name: str
-
-
-def essential(name: str) -> str:
-    """A type's name without its flavour: ``sock`` of ``sock___old``."""
-    at = name.find(_FLAVOUR)
-    return name[:at] if at > 0 and len(name) > at + len(_FLAVOUR) else name
 
 
 def wanted(local: Types, relocation: Relocation) -> str:
@@ -88,7 +86,7 @@ def resolve(local: Types, relocation: Relocation, kernel: Types) -> Answer:
         if (answer := _match(local, relocation, kernel, candidate)) is not None
     }  # fmt: skip
     if not answers:
-        return Answer(kind in _EXISTS, 0 if kind in _EXISTS else None)
+        return Answer(True, 0) if kind in _EXISTS | _OF_TYPES else Answer(False, None)
     if len(answers) > 1 and kind is not Ask.TYPE_ID_TARGET:
         raise AmbiguousError(f"{wanted(local, relocation)} is {' or '.join(map(str, sorted(answers)))}")
     (value, *_) = answers
@@ -104,12 +102,14 @@ def _candidates(local: Types, type_id: int, kernel: Types) -> list[int]:
 def _match(local: Types, relocation: Relocation, kernel: Types, candidate: int) -> int | None:
     """The value by that candidate (-1: none that matters); None where it does not have it."""
     kind = Ask(relocation.kind)
-    if kind >= Ask.TYPE_ID_TARGET and kind not in (Ask.ENUM_EXISTS, Ask.ENUM_VALUE):
+    if kind is Ask.TYPE_MATCHES:
+        return -1  # more than compatible: member by member, which is not looked at here
+    if kind in _OF_TYPES:
         if not _compatible(local, relocation.type, kernel, candidate):
             return None
         if kind is Ask.TYPE_SIZE:
             return kernel.size(candidate)
-        return {Ask.TYPE_EXISTS: 1, Ask.TYPE_ID_TARGET: candidate}.get(kind, -1)
+        return 1 if kind is Ask.TYPE_EXISTS else candidate
     if kind in (Ask.ENUM_EXISTS, Ask.ENUM_VALUE):
         name = essential(_enumerator(local, relocation))
         values = {essential(n): v for n, v in kernel.values(kernel.bare(candidate)).items()}
@@ -127,18 +127,22 @@ def _match(local: Types, relocation: Relocation, kernel: Types, candidate: int) 
 
 def _enumerator(local: Types, relocation: Relocation) -> str:
     names = list(local.values(local.bare(relocation.type)))
-    index = int(relocation.access.split(":")[0])
+    index = _indexes(relocation)[0]
     if index >= len(names):
         raise FormatError(f"an enumerator {index} of {len(names)}")
     return names[index]
 
 
+def _indexes(relocation: Relocation) -> list[int]:
+    words = relocation.access.split(":")
+    if not all(word.isdecimal() and len(word) < _LONGEST for word in words):
+        raise FormatError(f"an access {relocation.access[:80]!r}")
+    return [int(word) for word in words]
+
+
 def _steps(local: Types, relocation: Relocation) -> list[_Step]:
     """The access as steps; members without a name are left out, for the kernel's may lie elsewhere."""
-    try:
-        indexes = [int(word) for word in relocation.access.split(":")]
-    except ValueError:
-        raise FormatError(f"an access {relocation.access!r}") from None
+    indexes = _indexes(relocation)
     type_id = local.bare(relocation.type)
     steps = [_Step(type_id, indexes[0], "")]
     for index in indexes[1:]:

@@ -23,6 +23,8 @@ class Target(StrEnum):
     RAW_TRACEPOINT = "raw tracepoint"
     LSM_HOOK = "LSM hook"
     ITERATOR = "iterator"
+    PATTERN = "functions by a pattern"
+    """Kernel functions, by the symbol table."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +45,25 @@ class Place:
     sleepable: bool
     at_end: bool
 
+    @property
+    def attachable(self) -> bool:
+        """Whether libbpf attaches such a program by its section's name alone; others want to be told more."""
+        kind = self.sort
+        more = kind.attach_type == "lsm_cgroup" or (kind.target is Target.ITERATOR and self.name in _WANT_A_LINK_INFO)
+        return bool(self.name) and kind.target is not Target.NOTHING and not more
 
+
+_WANT_A_LINK_INFO = frozenset({"bpf_map_elem", "bpf_sk_storage_map", "sockmap", "cgroup"})
+"""Iterators over one map, or from one control group on."""
 _FUNCTION = Target.FUNCTION
 _TRACED = {
     "kprobe": Sort("kprobe", "", Target.SYMBOL),
     "kretprobe": Sort("kprobe", "", Target.SYMBOL),
     "ksyscall": Sort("kprobe", "", Target.SYSCALL),
     "kretsyscall": Sort("kprobe", "", Target.SYSCALL),
-    "kprobe.multi": Sort("kprobe", "trace_kprobe_multi"),
-    "kretprobe.multi": Sort("kprobe", "trace_kprobe_multi"),
-    "kprobe.session": Sort("kprobe", "trace_kprobe_session"),
+    "kprobe.multi": Sort("kprobe", "trace_kprobe_multi", Target.PATTERN),
+    "kretprobe.multi": Sort("kprobe", "trace_kprobe_multi", Target.PATTERN),
+    "kprobe.session": Sort("kprobe", "trace_kprobe_session", Target.PATTERN),
     "uprobe": Sort("kprobe"),
     "uretprobe": Sort("kprobe"),
     "usdt": Sort("kprobe"),

@@ -46,6 +46,7 @@ COMPOSITE = frozenset({Kind.STRUCT, Kind.UNION})
 ENUMS = frozenset({Kind.ENUM, Kind.ENUM64})
 _POINTER = 8
 _DEEPEST = 32
+_FLAVOUR = "___"
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,12 @@ class Member:
     type: int
     offset: int
     width: int
+
+
+def essential(name: str) -> str:
+    """A type's name without its flavour: ``sock`` of ``sock___old``."""
+    at = name.find(_FLAVOUR)
+    return name[:at] if at > 0 and len(name) > at + len(_FLAVOUR) else name
 
 
 class Types(Btf):
@@ -71,15 +78,17 @@ class Types(Btf):
 
     def size(self, type_id: int) -> int:
         """Bytes of a value of it."""
-        bare = self.bare(type_id)
-        kind, _, at = self._type(bare)
-        if kind == Kind.PTR:
-            return _POINTER
-        if kind == Kind.ARRAY:
+        bare, times = self.bare(type_id), 1
+        for _ in range(_DEEPEST):
+            kind, _, at = self._type(bare)
+            if kind == Kind.PTR:
+                return _POINTER * times
+            if kind in COMPOSITE | ENUMS | {Kind.INT, Kind.FLOAT}:
+                return self._words[at + 2] * times
+            if kind != Kind.ARRAY:
+                break
             element, length = self.array(bare)
-            return self.size(element) * length
-        if kind in COMPOSITE | ENUMS | {Kind.INT, Kind.FLOAT}:
-            return self._words[at + 2]
+            bare, times = self.bare(element), times * length
         raise FormatError(f"BTF type {type_id} has no size")
 
     def target(self, type_id: int) -> int:
@@ -96,16 +105,16 @@ class Types(Btf):
 
     def array(self, type_id: int) -> tuple[int, int]:
         """Type and number of an array's elements."""
-        at = self._type(type_id)[2]
+        _, at = self._of(type_id, Kind.ARRAY)
         return self._words[at + 3], self._words[at + 5]
 
     def integer(self, type_id: int) -> int:
         """An integer's encoding, offset and bits, as one word (``BTF_INT_*``)."""
-        return self._words[self._type(type_id)[2] + 3]
+        return self._words[self._of(type_id, Kind.INT)[1] + 3]
 
     def members(self, type_id: int) -> tuple[Member, ...]:
         """Those of a struct or union, in order."""
-        _, count, at = self._type(type_id)
+        count, at = self._of(type_id, *COMPOSITE)
         fields = bool(self._words[at + 1] >> 31)
         found = []
         for place in range(at + 3, at + 3 + 3 * count, 3):
@@ -118,8 +127,15 @@ class Types(Btf):
 
     def variables(self, type_id: int) -> tuple[int, ...]:
         """The types of a data section's variables."""
-        _, count, at = self._type(type_id)
+        count, at = self._of(type_id, Kind.DATASEC)
         return tuple(self._words[at + 3 + 3 * i] for i in range(count))
+
+    def _of(self, type_id: int, *kinds: Kind) -> tuple[int, int]:
+        """Number of members and place of a type of one of these kinds: others have other words there, or none."""
+        kind, count, at = (0, 0, 0) if type_id == 0 else self._type(type_id)
+        if kind not in kinds:
+            raise FormatError(f"BTF type {type_id} is {Kind(kind).name}, not {' or '.join(k.name for k in kinds)}")
+        return count, at
 
     def string(self, offset: int) -> str:
         """What stands at that place of the string table."""
@@ -130,12 +146,13 @@ class Types(Btf):
 
     def parameters(self, type_id: int) -> tuple[int, ...]:
         """The types of a prototype's parameters."""
-        _, count, at = self._type(type_id)
+        count, at = self._of(type_id, Kind.FUNC_PROTO)
         return tuple(self._words[at + 4 + 2 * i] for i in range(count))
 
     def values(self, type_id: int) -> Mapping[str, int]:
         """The enumerators of an enumeration."""
-        kind, count, at = self._type(type_id)
+        count, at = self._of(type_id, *ENUMS)
+        kind = self.kind(type_id)
         signed = bool(self._words[at + 1] >> 31)
         found = {}
         for i in range(count):
@@ -163,8 +180,7 @@ class Types(Btf):
         """Types by their names without flavours (``sock`` for ``sock___old`` too)."""
         found: dict[str, tuple[int, ...]] = {}
         for name, ids in self._by_name.items():
-            at = name.find("___")
-            short = name[:at] if at > 0 and len(name) > at + 3 else name
+            short = essential(name)
             found[short] = (*found.get(short, ()), *ids)
         return found
 

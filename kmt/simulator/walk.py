@@ -22,8 +22,11 @@ _REGISTERS = 16
 """As many as an instruction can name; the verifier knows eleven."""
 
 
+OUTSIDE = -1
+"""Stands for the place of a function that is called and is not in ``.text``."""
 _LOOKUP = 1
 """``bpf_map_lookup_elem``."""
+_COMPARE_AND_EXCHANGE, _LOAD_ACQUIRE = 0xF1, 0x100
 _SIZES = {0x00: 4, 0x08: 2, 0x10: 1, 0x18: 8}
 
 Value = int | Pointer | None
@@ -102,13 +105,13 @@ def _step(code: Code, constants: Mapping[int, int | None], at: int, state: State
         value = _arithmetic(opcode, state[target], _operand(opcode, constants, at, state[source], immediate))
         return [(at + 1, _put(state, target, value))]
     if family in (1, 2, 3):
-        return [(at + 1, _memory(opcode, state, registers, offset, at, seen))]
+        return [(at + 1, _memory(opcode, state, registers, offset, immediate, at, seen))]
     if family in (5, 6):
         return _jump(code, constants, at, state, seen)
-    return [(at + 1, state)]  # packet data
+    return [(at + 1, (*(None,) * 6, *state[6:]))]  # packet data is loaded by what is a call
 
 
-def _memory(opcode: int, state: State, registers: int, offset: int, at: int, seen: Seen) -> State:
+def _memory(opcode: int, state: State, registers: int, offset: int, immediate: int, at: int, seen: Seen) -> State:
     """A load from memory (class 1), or a store into it."""
     target, source = registers & 15, registers >> 4
     load = opcode & 7 == 1
@@ -121,11 +124,21 @@ def _memory(opcode: int, state: State, registers: int, offset: int, at: int, see
             seen.context.add(there.offset)
         seen.accesses.add(Access(at, there, size))
         if load:
-            return _put(state, target, _constant(there, size, seen.data))
+            plain = opcode & 0xE0 == 0x60  # others extend the sign
+            return _put(state, target, _constant(there, size, seen.data) if plain else None)
     if load:
         return _put(state, target, None)
-    # An atomic operation may give what was there.
-    return _put(state, source, None) if opcode & 0xE7 == 0xC3 and state[source] is not None else state
+    overwritten = _overwritten(immediate, target, source) if opcode & 0xE7 == 0xC3 else None
+    return state if overwritten is None else _put(state, overwritten, None)
+
+
+def _overwritten(operation: int, target: int, source: int) -> int | None:
+    """The register into which an atomic operation puts what was there."""
+    if operation == _COMPARE_AND_EXCHANGE:
+        return 0
+    if operation == _LOAD_ACQUIRE:
+        return target
+    return source if operation & 1 else None  # BPF_FETCH
 
 
 def _constant(there: Pointer, size: int, data: Mapping[str, bytes]) -> int | None:
@@ -226,7 +239,7 @@ def _call(code: Code, at: int, source: int, immediate: int, seen: Seen) -> None:
     if at in code.references:
         seen.functions.add(code.references[at])
     elif source == 1:
-        seen.functions.add(at + 1 + immediate)
+        seen.functions.add(OUTSIDE)
     elif source == 2:
         seen.kfuncs = True
     else:

@@ -7,15 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.errors import FormatError
 from kmt import __main__ as module
 from kmt.commands import boundary as command
 from kmt.errors import CannotTellError, ConfigError
-from kmt.simulator import gates, objects, relocate, sections
-from kmt.simulator.boundary import Boundary, Row, Trial, bounded, sides, to_json
+from kmt.simulator import gates, objects, reach, relocate, sections
+from kmt.simulator.boundary import Boundary, Row, Trial, bounded, look, sides, to_json
 from kmt.simulator.derive import KernelFacts
 from kmt.simulator.facts import Fact, Sort
-from kmt.simulator.judge import Answer, Finding
-from kmt.simulator.objects import Code, Relocation
+from kmt.simulator.judge import Answer, Finding, Image, Names
+from kmt.simulator.objects import Code, Program, Relocation
 from kmt.simulator.profile import recorded
 from kmt.simulator.types import Types
 from kmt.simulator.walk import walk
@@ -97,6 +98,50 @@ def test_functions_and_kernel_functions_are_told_apart():
     assert (seen.functions, seen.kfuncs, seen.helpers) == ({12}, True, {3})
 
 
+CALL_WHERE_IT_IS_9 = i(0x15, 3, offset=1, immediate=9) + call(2) + EXIT
+"""r3 == 9? Over the call of helper 2."""
+
+
+@pytest.mark.parametrize(
+    ("opcode", "operation", "source", "known"),
+    [
+        (0xDB, 0x00, 3, True),  # add, and nobody asks what was there
+        (0xDB, 0x01, 3, False),
+        (0xC3, 0xE1, 3, False),  # exchange
+        (0xDB, 0xF1, 3, True),  # compare and exchange: that gives it in r0
+        (0xC3, 0x110, 3, True),  # a store with release
+    ],
+)
+def test_atomic_operations_that_give_what_was_there(opcode, operation, source, known):
+    code = Code(i(0xB7, 3, immediate=9) + i(opcode, 10, source, -8, operation) + CALL_WHERE_IT_IS_9)
+    assert (walk(code, {}).helpers == set()) is known
+
+
+@pytest.mark.parametrize("opcode", [0xC3, 0xDB])
+def test_what_is_compared_and_exchanged_comes_in_r0(opcode):
+    """r0 = 9; cmpxchg; r3 = r0."""
+    code = Code(i(0xB7, 0, immediate=9) + i(opcode, 10, 4, -8, 0xF1) + i(0xBF, 3, 0) + CALL_WHERE_IT_IS_9)
+    assert walk(code, {}).helpers == {2}
+
+
+def test_a_load_with_acquire_is_a_load():
+    code = Code(i(0xB7, 3, immediate=9) + i(0xDB, 3, 10, -8, 0x100) + CALL_WHERE_IT_IS_9)
+    assert walk(code, {}).helpers == {2}
+
+
+@pytest.mark.parametrize("opcode", [0x20, 0x28, 0x30, 0x40, 0x48, 0x50])
+@pytest.mark.parametrize("register", range(10))
+def test_a_load_of_packet_data_overwrites_what_a_call_does(opcode, register):
+    code = Code(i(0xB7, register, immediate=9) + i(opcode, 0, 7) + i(0xBF, 3, register) + CALL_WHERE_IT_IS_9)
+    assert (walk(code, {}).helpers == set()) is (register > 5)
+
+
+def test_a_call_in_another_section_than_text_is_not_followed_anywhere():
+    whole = objects.EbpfObject((), {}, (), {1: Code(EXIT)}, None)
+    with pytest.raises(CannotTellError, match="in the section of a program"):
+        reach.follow(Code(i(0x85, 0, 1, immediate=0) + EXIT), whole, None)
+
+
 @given(st.binary(min_size=8, max_size=160))
 def test_any_code_is_followed_to_an_end(data):
     seen = walk(Code(data[: len(data) // 8 * 8]), {})
@@ -124,6 +169,28 @@ def test_any_code_is_followed_to_an_end(data):
 def test_sections_say_what_libbpf_takes_them_for(name, said):
     place = sections.place(name)
     assert (place.sort.program_type, place.sort.attach_type, place.name, place.sleepable, place.at_end) == said
+
+
+BY_THEMSELVES = """
+    kprobe/f fentry/f fmod_ret.s/f tp/a/b raw_tp/x tp_btf/x lsm/file_open iter/task ksyscall/x
+    kprobe.multi/f* kretprobe.multi/f* kprobe.session/f*
+"""
+NOT = """
+    cgroup_skb/ingress tc/ingress tcx/ingress netkit/primary sk_skb/stream_parser xdp/devmap xdp cgroup/connect4
+    uprobe//bin/true:main usdt//bin/true:a:b uprobe.multi/x:y kprobe kprobe.multi socket/x action/x perf_event/x
+    lsm_cgroup/socket_bind iter/bpf_map_elem iter/cgroup netfilter/x
+"""
+
+
+@pytest.mark.parametrize("name", BY_THEMSELVES.split())
+def test_what_libbpf_attaches_by_the_section(name):
+    assert sections.place(name).attachable
+
+
+@pytest.mark.parametrize("name", NOT.split())
+def test_what_wants_more_than_its_section(name):
+    """An interface, a control group, a map, a file of the guest's: libbpf answers EOPNOTSUPP, or looks for the file."""
+    assert not sections.place(name).attachable
 
 
 @given(st.text(max_size=20))
@@ -204,6 +271,7 @@ def answer(type_id, access, kind, kernel=KERNEL):
         (4, "1", 11, True, 9),
         (6, "0:0:2", 0, True, 12),
         (6, "0:0:3", 0, False, None),  # the kernel's array has three
+        (3, "0", 12, True, None),  # whether they match member by member is not looked at
     ],
 )
 def test_relocations_are_resolved_by_names(type_id, access, kind, found, value):
@@ -212,7 +280,9 @@ def test_relocations_are_resolved_by_names(type_id, access, kind, found, value):
 
 def test_what_a_kernel_has_not_is_missing_and_named():
     without = btf((INT, "int", 4, []))
-    assert answer(3, "0", 8, without) == relocate.Answer(True, 0)
+    for kind in (7, 8, 9, 12):
+        assert answer(3, "0", kind, without) == relocate.Answer(True, 0), "libbpf puts 0, and refuses nothing"
+    assert answer(4, "1", 11, without) == relocate.Answer(False, None)
     assert answer(3, "0:1:1", 0, without) == relocate.Answer(False, None)
     assert relocate.wanted(LOCAL, Relocation(3, "0:1:1", 0)) == "struct sock.in.b"
     assert relocate.wanted(LOCAL, Relocation(4, "1", 11)) == "enum mode ON___new"
@@ -227,6 +297,38 @@ def test_types_of_one_name_that_disagree_are_ambiguous():
     with pytest.raises(relocate.AmbiguousError, match=r"struct sock\.x is 0 or 4"):
         answer(3, "0:0", 0, two)
     assert answer(3, "0:0", 2, two).value == 1
+
+
+@pytest.mark.parametrize("access", ["", "x", "0:-1:0", "-1", "0:", "9" * 5000, "0:\u0664\u0664\u0664\u0664\u0664"])
+@pytest.mark.parametrize("kernel", [KERNEL, btf((INT, "int", 4, []))])
+def test_an_access_that_is_none_is_told(access, kernel):
+    whole = objects.EbpfObject((), {}, (), {}, LOCAL)
+    with pytest.raises(CannotTellError, match="its types cannot be read"):
+        reach.follow(Code(i(0xB7, 1) + EXIT, {0: Relocation(3, access, 0)}), whole, kernel)
+
+
+@pytest.mark.parametrize("ask", [Types.array, Types.members, Types.values, Types.variables, Types.parameters])
+def test_a_type_of_another_kind_has_no_such_words(ask):
+    """An integer that is the last type of all, and says that it has members."""
+    words = struct.pack("<4I", 0, INT << 24 | 9, 4, 32)
+    types = Types.parse(struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, 16, 16, 1) + words + b"\0")
+    with pytest.raises(FormatError, match="BTF type 1 is INT, not"):
+        ask(types, 1)
+    with pytest.raises(FormatError, match="BTF type 0 is VOID, not"):
+        ask(types, 0)
+
+
+def test_an_array_of_itself_has_no_size():
+    with pytest.raises(FormatError, match="has no size"):
+        btf((ARRAY, "", 0, [1, 1, 4])).size(1)
+    assert btf((INT, "int", 4, []), (ARRAY, "", 0, [1, 1, 4]), (ARRAY, "", 0, [2, 1, 3])).size(3) == 48
+
+
+def test_names_that_are_called_deprecated_stand_behind_the_ones_that_old_kernels_have():
+    said = [("CGROUP_STORAGE_DEPRECATED", 19), ("HASH", 1), ("CGROUP_STORAGE", 19), ("X_DEPRECATED", 2)]
+    types = btf((ENUM, "bpf_map_type", 4, [(f"BPF_MAP_TYPE_{name}", number) for name, number in said]))
+    names = Names.of(types)
+    assert [names.map(number) for number in (19, 1, 2)] == ["cgroup_storage", "hash", "x_deprecated"]
 
 
 # Boundaries.
@@ -305,6 +407,27 @@ def test_a_load_does_not_show_what_an_attachment_would():
     seen = row("6.1", place, trial=Trial(True, None))
     assert (seen.answer, seen.asked, seen.reasons) == (Answer.NO, False, ["it has no fprobe"])
     assert row("6.1", PLAIN, trial=Trial(True, None)).answer is Answer.YES
+
+
+def test_what_cannot_be_told_of_one_program_is_no_others():
+    place = sections.place("kprobe")
+    fine = Program("fine", "kprobe", place, Code(EXIT))
+    astray = Program("astray", "kprobe", place, Code(i(0x85, 0, 1, immediate=5) + EXIT))
+    whole = objects.EbpfObject((astray, fine), {}, (), {}, None)
+    types = btf((ENUM, "bpf_prog_type", 4, [("BPF_PROG_TYPE_KPROBE", 2)]), (ENUM, "bpf_func_id", 4, []))
+    images = [
+        Image(name, name, types, dict(recorded()[name].config), KernelFacts(name, recorded(), gates.load()))
+        for name in ("5.10", "6.1")
+    ]
+    first, second = look(whole, whole.programs, images, None)
+    assert [str(row.answer) for row in (*first.rows, *second.rows)] == ["cannot tell"] * 2 + ["yes"] * 2
+    assert (str(first.boundary), first.rows[0].reasons) == (
+        "cannot tell", ["a call of a function that is in the section of a program"]
+    )  # fmt: skip
+    trials = {"5.10": Trial(False, None, "rejected"), "6.1": Trial(True, True)}
+    first, _ = look(whole, whole.programs, images, lambda kernel, those: {p.name: trials[kernel] for p in those})
+    assert str(first.boundary) == "5.11 to 6.1"
+    assert "a call of a function that is in the section of a program" in first.boundary.doubts
 
 
 def test_asked_are_the_kernels_on_both_sides():
