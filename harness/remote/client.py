@@ -26,10 +26,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from threading import Event, Lock, Thread, current_thread
 
-from harness.errors import ClosedError, HarnessError, SettingsError
+from harness.errors import ClosedError, SettingsError
 from harness.remote import messages
 from harness.remote.backoff import Schedule, Uniform
-from harness.remote.failures import FailureLog, plain
+from harness.remote.failures import FailureLog, plain, told
 from harness.remote.fetch import Fetcher, UnimplementedError
 from harness.remote.messages import Agent, Updater
 from harness.remote.state import ApplyState, ApplyStatus, Change, Config, State
@@ -227,9 +227,7 @@ class Client:
                 listener(configs, self._reporter(configs))
             except Exception as error:
                 self._counters.counter("listener_errors", f"product:{product}", help="Listeners that raised.").add()
-                _log.warning(
-                    "%s: a listener failed: %s", product, plain(error), exc_info=not isinstance(error, HarnessError)
-                )
+                _log.warning("%s: a listener failed: %s", product, told(error))
                 broken.setdefault(product, str(error) or type(error).__name__)
         for product, reason in broken.items():
             configs = change.state.of(product)

@@ -7,6 +7,7 @@ comes and whatever comes between; the end of failures is a line if their beginni
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable
 
 from harness.errors import HarnessError
@@ -15,9 +16,25 @@ AGAIN = 600.0
 """Seconds after which the same kind of failure is told once more."""
 
 
-def plain(error: Exception) -> str:
+def plain(error: BaseException) -> str:
     """(pure) What an error says, in one line: it may quote a server, which has no say over a terminal or a log."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(error))
+
+
+def told(error: Exception) -> str:
+    """(pure) ``plain``; of a mistake of ours, with where it was made, the last cause last, on lines of their own."""
+    if isinstance(error, HarnessError):
+        return plain(error)
+    lines = [f"{plain(error)}\n"]
+    cause: BaseException | None = error
+    while cause is not None:
+        lines += [
+            "Traceback:\n",
+            *traceback.format_tb(cause.__traceback__),
+            f"{type(cause).__name__}: {plain(cause)}\n",
+        ]
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return "".join(lines).rstrip()
 
 
 class FailureLog:
@@ -41,7 +58,7 @@ class FailureLog:
         unknown = not isinstance(error, HarnessError)
         words = "no remote configuration yet: %s" if first else "remote configuration stays as it is: %s"
         level = logging.INFO if first else logging.ERROR
-        self._log.log(logging.ERROR if unknown else level, words, plain(error), exc_info=error if unknown else None)
+        self._log.log(logging.ERROR if unknown else level, words, told(error))
 
     def over(self) -> None:
         """A success."""

@@ -1,7 +1,8 @@
 """(pure) The seam between the polling client and whatever carries its messages, and what can go wrong behind it.
 
 Laws: a fetcher gives the server's answer or raises one of these errors, never later than its deadline, however slowly
-or much the server sends; ``close`` ends a fetch that is under way in another thread; no error holds the token.
+or much the server sends; ``close`` ends a fetch that is under way in another thread, and leaves nothing running but a
+look-up of a name, where the system's resolver does not let itself be interrupted; no error holds the token.
 """
 
 from __future__ import annotations

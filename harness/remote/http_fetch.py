@@ -1,7 +1,8 @@
 """The fetcher over HTTPS: the same messages as JSON, ``POST /v0.7/config``.
 
 A connection a request. Law: a request is over at its deadline, and at once when the fetcher is closed, whatever it
-waits for: a name, a connection, a server that sends a byte a second (a socket's timeout counts from the last byte).
+waits for: a name, a connection, a server that sends a byte a second (a socket's timeout counts from the last byte);
+and so is its thread, but for one that the system's resolver keeps, which nothing can interrupt.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import http.client
 import socket
 import ssl
+from collections.abc import Iterator
 from threading import Event, Lock, Thread
 
 from harness.errors import ClosedError, SettingsError
@@ -109,23 +111,47 @@ class _Exchange(Thread):
 
     def _exchange(self) -> None:
         host, port = self._endpoint.address
-        raw = socket.create_connection((host, port), self._endpoint.seconds)
         name = self._endpoint.server_name or host
-        with self._context.wrap_socket(raw, server_hostname=name, do_handshake_on_connect=False) as sock:
+        with (
+            self._connected(host, port) as raw,
+            self._context.wrap_socket(raw, server_hostname=name, do_handshake_on_connect=False) as sock,
+            self._cutting(sock),
+        ):
+            sock.do_handshake()
+            connection = http.client.HTTPConnection(host, port)
+            connection.sock = sock
+            connection.request("POST", messages.HTTP_PATH, self._body, self._headers)
+            with connection.getresponse() as response:
+                self.status, self.raw = response.status, _body(response)
+
+    def _connected(self, host: str, port: int) -> socket.socket:
+        """What ``socket.create_connection`` does, but that ``end`` can cut it from the first moment on."""
+        failed = OSError(f"{host} has no address")
+        for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            with contextlib.ExitStack() as undo:
+                try:
+                    sock = undo.enter_context(socket.socket(family, kind, protocol))
+                    sock.settimeout(self._endpoint.seconds)
+                    with self._cutting(sock):
+                        sock.connect(address)
+                    undo.pop_all()
+                    return sock
+                except OSError as error:
+                    failed = error
+        raise failed
+
+    @contextlib.contextmanager
+    def _cutting(self, sock: socket.socket) -> Iterator[None]:
+        """``end`` cuts this one meanwhile; ConnectionAbortedError where it has come already."""
+        with self._lock:
+            if self._ended:
+                raise ConnectionAbortedError("nobody waits any more")
+            self._socket = sock
+        try:
+            yield
+        finally:
             with self._lock:
-                if self._ended:
-                    return
-                self._socket = sock
-            try:
-                sock.do_handshake()
-                connection = http.client.HTTPConnection(host, port)
-                connection.sock = sock
-                connection.request("POST", messages.HTTP_PATH, self._body, self._headers)
-                with connection.getresponse() as response:
-                    self.status, self.raw = response.status, _body(response)
-            finally:
-                with self._lock:
-                    self._socket = None
+                self._socket = None
 
 
 def _typed(error: Exception, at: str) -> Exception:

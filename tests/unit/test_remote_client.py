@@ -445,6 +445,36 @@ def test_a_kind_of_trouble_is_one_line_in_ten_minutes(steps: list[tuple[type[Fet
     assert len(lines) - len(troubles) <= len(troubles)
 
 
+def test_a_mistake_of_ours_is_told_with_its_place_and_in_words_that_harm_no_terminal(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What an error quotes of a server's words may not write to a terminal, nor begin a line of the log."""
+
+    def listener(*_: object) -> None:
+        try:
+            raise ValueError("\x1b[2Jcleared\nERROR forged")
+        except ValueError as error:
+            raise RuntimeError("worse\r\x1b]0;title\x07") from error
+
+    fetching = Fetching()
+    fetching.serve(ONE="1")
+    made = client(fetching)
+    made.subscribe("TESTING1", listener)
+    made.poll()
+    try:
+        listener()
+    except RuntimeError as error:
+        FailureLog(logging.getLogger("harness.remote.client"), Clock()).say(error, first=False)
+    assert len(caplog.records) == 2
+    for record in caplog.records:
+        said = logging.Formatter("%(levelname)s %(message)s").format(record)
+        assert [char for char in said if not char.isprintable() and char != "\n"] == []
+        assert not [line for line in said.splitlines()[1:] if line.startswith("ERROR")]
+        assert "worse\\r\\x1b]0;title\\x07" in said
+        assert "ValueError: \\x1b[2Jcleared\\nERROR forged" in said
+        assert "in listener" in said
+
+
 def test_polls_of_many_threads_are_one_after_another() -> None:
     """Nothing of the client breaks when listeners, statuses and polls come from everywhere."""
     fetching = Fetching()

@@ -34,6 +34,7 @@ from harness.remote.fetch import (
     UnreachableError,
 )
 from harness.remote.serve.certificates import Authority, Tls
+from harness.remote.serve.http_server import HttpServer
 from harness.remote.serve.wire_faults import Fault, Relay
 from harness.remote.wire.config_pb2 import ClientGetConfigsRequest, ClientGetConfigsResponse
 
@@ -277,6 +278,19 @@ def test_another_grpc_service(tmp_path: Path, tls: Tls) -> None:
         fetcher.fetch(ASK)
     fetcher.close()
     server.stop(None).wait()
+
+
+@pytest.mark.parametrize("length", ["", "-1", "x", str((16 << 20) + 1), "9" * 11, "9" * 5000, "\u0664"])
+def test_a_request_without_a_sensible_length(tls: Tls, length: str) -> None:
+    """Thousands of digits are more than Python reads as a number."""
+    context = ssl._create_unverified_context()
+    with (
+        HttpServer(lambda _: ClientGetConfigsResponse(), tls=tls) as server,
+        context.wrap_socket(socket.create_connection(("127.0.0.1", server.port))) as client,
+    ):
+        head = f"POST {messages.HTTP_PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
+        client.sendall(head.encode())
+        assert client.recv(100).split(b" ")[1] == b"413"
 
 
 class Page(BaseHTTPRequestHandler):
@@ -540,6 +554,8 @@ def test_a_server_that_does_not_even_accept(tmp_path: Path, tls: Tls, form: str)
             fetcher.close()
             with pytest.raises(ClosedError):
                 waiting.result(60)
+            # 600 s are left; nobody uses them.
+            wait_for(lambda: not [thread for thread in threading.enumerate() if thread.name == "remote-config-https"])
 
 
 def test_a_name_that_takes_for_ever_to_look_up(tmp_path: Path, tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,13 +21,14 @@ from harness.remote.client import Client
 from harness.remote.endpoint import Endpoint, token_of
 from harness.remote.errors import ExpiredError
 from harness.remote.fetch import UnreachableError
+from harness.remote.serve import directory as module
 from harness.remote.serve import host
 from harness.remote.serve.directory import INSIDE, ROOT_LAST, TARGETS_LAST, Directory, DirectoryError
 from harness.remote.serve.repository import Published
 from harness.remote.state import State
 from harness.telemetry import Registry
 
-PATH = "datadog/2/TESTING1/a/config"
+PATH, OTHER, THIRD = (f"datadog/2/TESTING1/{name}/config" for name in "abc")
 START = datetime(2030, 1, 1, tzinfo=UTC)
 
 
@@ -141,6 +142,33 @@ def test_keys_are_for_their_owner_alone(directory: Directory) -> None:
         assert stat.S_IMODE(file.stat().st_mode) & 0o077 == 0 or file.name == "lock", file
 
 
+@pytest.mark.parametrize("edit", ["a file", "a new file", "a file removed"])
+def test_an_edit_while_others_are_taken_in_is_served_next(
+    directory: Directory, monkeypatch: pytest.MonkeyPatch, edit: str
+) -> None:
+    put(directory.path, "kept", OTHER)
+    state = accepted(directory)
+    index, edits = module.publish, iter([edit])
+
+    def publishing(file: Path, content: bytes) -> None:
+        index(file, content)
+        if file.name == "index.json" and next(edits, None):
+            if edit == "a file removed":
+                (directory.path / PATH).unlink()
+            else:
+                put(directory.path, "late", PATH if edit == "a file" else THIRD)
+
+    monkeypatch.setattr(module, "publish", publishing)
+    put(directory.path, "two")
+    state = accepted(directory, state)
+    assert state.configs[PATH].raw == b"two"
+    state = accepted(directory, state)
+    found = {path: config.raw for path, config in state.configs.items()}
+    wanted = {"a file": {PATH: b"late"}, "a new file": {PATH: b"two", THIRD: b"late"}, "a file removed": {}}[edit]
+    assert found == {OTHER: b"kept"} | wanted
+    assert directory.published() is directory.published()
+
+
 def test_what_is_no_configuration_is_not_served(directory: Directory, caplog: pytest.LogCaptureFixture) -> None:
     put(directory.path, "read me", "README")
     put(directory.path, "half", "datadog/2/TESTING1/a/.part")
@@ -230,6 +258,9 @@ def test_only_so_many_clients_are_remembered(directory: Directory, monkeypatch: 
     for name in "abcdeb":
         made.serve(messages.request(asked, name, [], messages.Agent()))
     assert set(made.seen) == {"b", "d", "e"}
+    for name in "dfg":
+        made.serve(messages.request(asked, name, [], messages.Agent()))
+    assert set(made.seen) == {"d", "f", "g"}, "who has just been here stays"
 
 
 def test_commands_that_go_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

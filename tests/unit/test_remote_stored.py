@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import sqlite3
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from harness.remote.errors import TamperedError
 from harness.remote.fetch import ServerError
 from harness.remote.serve.directory import CONFIG, INSIDE, Directory
 from harness.remote.serve.host import Host
+from harness.remote.serve.repository import Published
 from harness.remote.serve.stored import StoredDirectory
 from harness.remote.state import State
 from harness.remote.store.agent import FRESH
@@ -135,6 +138,34 @@ def test_a_restart_goes_on_and_cannot_be_rolled_back(stored: Stored, tmp_path: P
     rolled_back = Stored(tmp_path, clock)
     assert rolled_back.served() == {PATH: b"two"}
     rolled_back.publisher.close()
+
+
+def test_what_was_read_first_is_taken_in_first(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two servers ask at once, and between the two the directory changes: the older does not come second."""
+    assert stored.served() == {PATH: b"one"}
+    read, over, waiting = threading.Event(), threading.Event(), iter([True])
+    published = stored.config.published
+
+    def slow() -> Published:
+        found = published()
+        if next(waiting, False):
+            read.set()
+            over.wait(0.5)
+        return found
+
+    monkeypatch.setattr(stored.config, "published", slow)
+    stored.put(PATH, "two")
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(stored.publisher.published)
+        assert read.wait(60)
+        stored.put(PATH, "three")
+        stored.publisher.published()
+        over.set()
+        first.result()
+    assert not caplog.records
+    assert stored.served() == {PATH: b"three"}
 
 
 def test_a_full_disk_is_tried_again(stored: Stored, caplog: pytest.LogCaptureFixture) -> None:

@@ -150,6 +150,7 @@ def stays_as_it_was(
     assert line.levelname == "ERROR"
     assert line.message.startswith("remote configuration stays as it is: ")
     assert line.exc_info is None
+    assert "\n" not in line.getMessage()
     assert TOKEN not in caplog.text
 
 

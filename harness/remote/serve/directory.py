@@ -19,7 +19,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
@@ -83,6 +83,7 @@ class Directory:
     ) -> None:
         self.path = path
         self._inside = path / inside
+        self._index = self._inside / "index.json"
         self._clock = clock
         self._lock = Lock()
         self._seen: object = None
@@ -145,7 +146,7 @@ class Directory:
 
     def _refresh(self, index: _Index, *, changed: bool = False) -> Published:
         """Take in what has changed among the files and the time, save it, and sign."""
-        self._seen = self._look()
+        seen, day = self._look()
         contents = self._contents(index)
         listed = {path: _Listed(_sha256(raw), version) for path, (raw, version) in contents.items()}
         stale = not index.expired and self._clock() > datetime.fromisoformat(index.expires) - TARGETS_LAST / 4
@@ -154,8 +155,10 @@ class Directory:
             index.targets_version += 1
             index.expires = (self._past() if index.expired else self._clock() + TARGETS_LAST).isoformat()
             self._save_roots(index, self._repository(index))
-            publish(self._inside / "index.json", json.dumps(asdict(index), indent=1).encode())
-            self._seen = self._look()
+            publish(self._index, json.dumps(asdict(index), indent=1).encode())
+            # Not a look at all of them: what was edited since it was read is to be seen as changed the next time.
+            seen[str(self._index)] = _stamp(self._index)
+        self._seen = seen, day
         repository = self._repository(index)
         repository.files = contents
         return repository.publish()
@@ -200,17 +203,16 @@ class Directory:
             found = (Path(top, name) for name in files if not name.startswith("."))
             yield from (file for file in found if file.is_file())
 
-    def _look(self) -> object:
+    def _look(self) -> tuple[dict[str, tuple[int, ...]], date]:
         """What is different whenever something has changed; of the time, whether the targets grow stale."""
-        files = []
-        for file in [*self._walk(), self._inside / "index.json"]:
+        files = {}
+        for file in [*self._walk(), self._index]:
             with contextlib.suppress(FileNotFoundError):
-                status = file.stat()
-                files.append((str(file), status.st_ino, status.st_mtime_ns, status.st_size))
-        return sorted(files), self._clock().date()
+                files[str(file)] = _stamp(file)
+        return files, self._clock().date()
 
     def _load(self) -> _Index:
-        file = self._inside / "index.json"
+        file = self._index
         try:
             return _Index.load(file.read_bytes()) if file.exists() else _Index()
         except (TypeError, ValueError, KeyError, AttributeError) as error:
@@ -246,6 +248,11 @@ class Directory:
                 yield
         except OSError as error:
             raise DirectoryError(f"{self.path}: {error}") from None
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    status = file.stat()
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _sha256(raw: bytes) -> str:

@@ -36,7 +36,7 @@ class Host:
     def __init__(self, publisher: Publisher, dice: random.Random) -> None:
         self.way: str | None = None
         self.seen: dict[str, pb.Client] = {}
-        """What each client last said, by its id; of the last few thousand of them."""
+        """What each client last said, by its id; of the few thousand that said something last."""
         self._publisher = publisher
         self._dice = dice
         self._lock = Lock()
@@ -61,7 +61,7 @@ class Host:
     def _note(self, client: pb.Client) -> None:
         """Say when what a client tells has changed."""
         with self._lock:
-            before = self.seen.get(client.id)
+            before = self.seen.pop(client.id, None)
             self.seen[client.id] = client
             if len(self.seen) > _CLIENTS:
                 del self.seen[next(iter(self.seen))]

@@ -25,6 +25,8 @@ from harness.remote.wire import config_pb2 as pb
 
 _log = logging.getLogger(__name__)
 _MOST = 16 << 20
+_MOST_DIGITS = 10
+"""Of a length; Python refuses to read numbers of thousands of them."""
 
 
 class HttpServer:
@@ -84,7 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
         ):
             return self._say(401, b"no token of ours")
         length = self.headers.get("content-length", "")
-        if not length.isdecimal() or int(length) > _MOST:
+        if not length.isdecimal() or len(length) > _MOST_DIGITS or int(length) > _MOST:
             return self._say(413, b"a request has a length, of 16 MiB at most")
         try:
             answer = owner.serving(json_form.load(self.rfile.read(int(length)), pb.ClientGetConfigsRequest))

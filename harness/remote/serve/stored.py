@@ -48,8 +48,8 @@ class StoredDirectory:
 
     def published(self) -> Published:
         """What the store has for clients, after what is new in the directory."""
-        sent = [side.published() for side in self._sides]
-        with self._lock:
+        with self._lock:  # from the reading on: what was read first must come first
+            sent = [side.published() for side in self._sides]
             if [id(each) for each in sent] != [id(each) for each in self._taken]:
                 self._take_in(sent)
         return self.store.published()
