@@ -30,6 +30,8 @@ from kmt.text import visible
 
 MOST_BYTES = 512 << 10
 """Of one piece."""
+LOOKED_AT = 4 * MOST_BYTES
+"""The end of a file in which secrets are looked for: one that the cut to ``MOST_BYTES`` goes through is out by then."""
 MOST_TOTAL = 16 << 20
 RUNS = 3
 PROGRAMS = ("qemu-system-x86_64", "mmdebstrap", "git", "clang", "bpftool")
@@ -44,9 +46,10 @@ Piece = tuple[str, str]
 
 
 def write(root: Path, target: Path) -> list[str]:
-    """Write the bundle; the names of its pieces. ConfigError when it cannot be written."""
+    """Write the bundle; the names of its pieces, then what is not in it. ConfigError when it cannot be written."""
     names = _names()
     held: list[str] = []
+    left: list[str] = []
     total = 0
     try:
         with published(target) as work:
@@ -54,16 +57,17 @@ def write(root: Path, target: Path) -> list[str]:
             with tarfile.open(work, "w:gz") as archive:
                 for name, said in pieces(root):
                     data = redact.text(said, names)[-MOST_BYTES:].encode(errors="replace")
+                    if total + len(data) > MOST_TOTAL:
+                        left.append(name)
+                        continue
                     total += len(data)
-                    if total > MOST_TOTAL:
-                        break
                     member = tarfile.TarInfo(f"{target.name.removesuffix('.tar.gz')}/{name}")
                     member.size, member.mode = len(data), 0o600
                     archive.addfile(member, io.BytesIO(data))
                     held.append(name)
     except OSError as error:
         raise ConfigError(f"{target}: {error.strerror}", hint="name another file for the bundle") from None
-    return held
+    return [*held, *([f"left out, for {MOST_TOTAL >> 20} MiB are full: {', '.join(left)}"] if left else [])]
 
 
 def pieces(root: Path) -> Iterator[Piece]:
@@ -117,8 +121,8 @@ def _catalogue(root: Path) -> Path:
 
 def _tail(path: Path) -> str:
     with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - MOST_BYTES))
-        return file.read(MOST_BYTES).decode(errors="replace")
+        file.seek(max(0, path.stat().st_size - LOOKED_AT))
+        return file.read(LOOKED_AT).decode(errors="replace")
 
 
 def _names() -> dict[str, str]:

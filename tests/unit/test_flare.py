@@ -26,6 +26,24 @@ SECRETS = {
     "?token=hunter22&x=1": "hunter22",
     "-----BEGIN RSA PRIVATE KEY-----\nhunter22\n-----END RSA PRIVATE KEY-----": "hunter22",
     "-----BEGIN PRIVATE KEY-----\nhunter22 and cut off": "hunter22",
+    "AWS_SECRET_ACCESS_KEY=hunter22": "hunter22",
+    "secret_key = hunter22": "hunter22",
+    "X-API-Key: hunter22": "hunter22",
+    "Authorization: token hunter22": "hunter22",
+    '{"Authorization": "ApiKey hunter22"}': "hunter22",
+    "run --password hunter22": "hunter22",
+    "run --db-password 'hunter 22'": "hunter",
+    '["run", "--api-key",\n "hunter22"]': "hunter22",
+    "postgres://me:pa/hunter22@host/db": "hunter22",
+    "postgres://me:pa@hunter22@host/db": "hunter22",
+    "password=b'hunter22'": "hunter22",
+    "password: 'a long hunter22'": "hunter22",
+    r'password="a \"quoted\" hunter22"': "hunter22",
+    '"token": ["hunter22"]': "hunter22",
+    "\x1b[1mpassword:\x1b[0m hunter22": "hunter22",
+    r"\u001b[1mpassword\u001b[0m: \u001b[32mhunter22": "hunter22",
+    r'"{\"password\": \"hunter22\"}"': "hunter22",
+    r'"{\\\"password\\\": \\\"a \\\\\\\" hunter22\\\"}"': "hunter22",
 }
 
 
@@ -36,6 +54,17 @@ def test_what_looks_like_a_secret_is_taken_out_and_the_rest_stays(said, secret):
     assert redact.HIDDEN in made
     assert made.startswith("before ")
     assert made.endswith(" after") or "cut off" in said
+
+
+def test_a_key_whose_begin_was_cut_off_is_taken_out_with_what_is_before_it():
+    assert redact.text("hunter22\nhunter23\n-----END RSA PRIVATE KEY-----\nafter", {}) == "[redacted]\nafter"
+
+
+@pytest.mark.parametrize(
+    "said", ["a token bucket", "no password given", "http://a:80/b", "the secret is out", "tokens"]
+)
+def test_words_that_only_sound_like_it_stay(said):
+    assert redact.text(said, {}) == said
 
 
 NAMES = {"/home/ada": "~", "ada": "[user]", "analytical": "[machine]"}
@@ -114,8 +143,14 @@ def test_a_bundle_is_bounded_and_keeps_the_ends_of_files(project, tmp_path, monk
     reporting.flare(project, "bundle.tar.gz")
     (said,) = (s for name, s in members(tmp_path / "bundle.tar.gz").items() if s.endswith("x\nend\n"))
     assert len(said) == gather.MOST_BYTES
+    key = "-----BEGIN PRIVATE KEY-----\n" + "hunter26\n" * 100 + "-----END"
+    latest.write_text(key + "x" * (gather.MOST_BYTES - 300) + "\n")
+    reporting.flare(project, "bundle.tar.gz")
+    assert "hunter26" not in "".join(members(tmp_path / "bundle.tar.gz").values())
     monkeypatch.setattr(gather, "MOST_TOTAL", 3000)
-    reporting.flare(project, "small.tar.gz")
+    lines = reporting.flare(project, "small.tar.gz")
+    (left,) = (line for line in lines if line.startswith("left out, "))
+    assert "kernels.toml" in left
     assert sum(map(len, members(tmp_path / "small.tar.gz").values())) <= 3000
 
 
