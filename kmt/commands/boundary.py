@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import json
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from rich.table import Table
@@ -17,6 +20,7 @@ from kmt.commands.shown import shown
 from kmt.config import Config
 from kmt.errors import CannotTellError, ConfigError
 from kmt.hints import task
+from kmt.paths import published
 from kmt.simulator import objects
 from kmt.simulator.boundary import Ask, Found, Trial, look, to_json
 from kmt.simulator.confirm import confirm
@@ -46,11 +50,31 @@ def boundary(
     images, left = at_hand(rows_of(settings, kernels, "all"), settings)
     if not images:
         raise CannotTellError("no kernel with BTF is in the cache", hint=f"try: {task('fetch')}")
-    found = look(whole, programs, images, None if static else _asking(settings, image, whole))
-    if target is not None:
-        document = [to_json(f.program.name, f.program.section, f.rows, f.boundary) for f in found]
-        target.write_text(json.dumps({"object": path.name, "programs": document, "left_out": left}, indent=1) + "\n")
+    with ExitStack() as stack:
+        work = _place(stack, target) if target is not None else None
+        found = look(whole, programs, images, None if static else _asking(settings, image, whole))
+        if work is not None:
+            document = [to_json(f.program.name, f.program.section, f.rows, f.boundary) for f in found]
+            text = json.dumps({"object": path.name, "programs": document, "left_out": left}, indent=1)
+            try:
+                work.write_text(text + "\n")
+            except OSError as error:
+                raise _unwritable(work, error) from None
     return "\n".join([shown(_table(found, images)), *_words(found), *(f"left out: {why}" for why in left)])
+
+
+def _place(stack: ExitStack, target: Path) -> Path:
+    """Where to write what becomes ``target``. ConfigError when it cannot be written, before any kernel has booted."""
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        return stack.enter_context(published(target))
+    except OSError as error:
+        raise _unwritable(target, error) from None
+
+
+def _unwritable(target: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"{target}: {error.strerror}", hint="name another file for what was found")
 
 
 def _chosen(whole: EbpfObject, name: str) -> list[Program]:

@@ -15,6 +15,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+_CHECKED_HASH = b"\x03\0\0\0"
+"""The flags of such a file (PEP 552)."""
+
 
 def tails() -> dict[str, str]:
     """How the names of compiled files end: of ``plain`` modules, and of those that pytest ``rewritten``.
@@ -64,6 +67,7 @@ def _rewritten(source: Path) -> bytes:
     except (ImportError, AttributeError, TypeError) as error:
         raise ValueError(str(error)) from None
     content = target.getvalue()
-    if not content.startswith(importlib.util.MAGIC_NUMBER):
-        raise ValueError("no compiled module")
+    # Older ones (8.4) check a source's time and size, which another source may have: nothing of theirs is kept.
+    if not content.startswith(importlib.util.MAGIC_NUMBER + _CHECKED_HASH):
+        raise ValueError("no compiled module that is checked by its source's bytes")
     return content

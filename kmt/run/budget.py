@@ -16,8 +16,10 @@ from kmt.backends.base import Machine
 from kmt.config import Config
 from kmt.run import limits
 
-MEMORY_OVERHEAD_MIB = 768
-"""What QEMU itself may take beside the guest's memory: 512 of it is translated code, under emulation."""
+MEMORY_OVERHEAD_MIB = 256
+"""What QEMU itself may take beside the guest's memory."""
+TRANSLATED_MIB = 512
+"""What it takes besides for translated code, where it emulates."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Budget:
     memory_mib: int
 
     def guests(self, machine: Machine) -> int:
-        """How many such machines may run at once; one always may."""
-        by_memory = self.memory_mib // (machine.memory_mib + MEMORY_OVERHEAD_MIB)
+        """How many such machines may run at once, emulated or not; one always may."""
+        by_memory = self.memory_mib // (machine.memory_mib + MEMORY_OVERHEAD_MIB + TRANSLATED_MIB)
         return max(1, min(self.cpus // machine.cpus, by_memory))
 
 
@@ -47,9 +49,10 @@ class Task:
     memory_mib: int = 0
 
     @classmethod
-    def keeping(cls, machine: Machine, work: Callable[[], None]) -> Task:
+    def keeping(cls, machine: Machine, work: Callable[[], None], *, emulated: bool = True) -> Task:
         """A task that has such a machine running."""
-        return cls(work, machine.cpus, machine.memory_mib + MEMORY_OVERHEAD_MIB)
+        overhead = MEMORY_OVERHEAD_MIB + (TRANSLATED_MIB if emulated else 0)
+        return cls(work, machine.cpus, machine.memory_mib + overhead)
 
 
 class Scheduler:

@@ -51,15 +51,25 @@ class KernelRun:
             try:
                 task.work()
             finally:
-                with self._mutex:
-                    self._open -= 1
-                    last = self._open == 0
-                if last and not self._again():
-                    self.account.close(time.monotonic() - self._begin)
+                self._over()
 
         with self._mutex:
             self._open += 1
         self._scheduler.submit((self._number, place), Task(counted, task.cpus, task.memory_mib))
+
+    def _over(self) -> None:
+        """A task is over; after the last one what failed runs again, and when nothing does the accounts are closed."""
+        while self._last():
+            with self._mutex:
+                self._open += 1  # ours, so that what ends while more is submitted is not taken for the last
+            if not self._again():
+                self.account.close(time.monotonic() - self._begin)
+                return
+
+    def _last(self) -> bool:
+        with self._mutex:
+            self._open -= 1
+            return self._open == 0
 
     def _again(self) -> bool:
         """Submit what failed once more, each machine's tests in a guest of their own; whether there is any."""
@@ -103,7 +113,7 @@ class KernelRun:
                 continue
             untouched = guests.of(backend)
             if len(units) >= pristine.WORTH and backend.checkpoints:
-                self._add(Task.keeping(machine, pristine.Freezing(units, untouched, self._submit).run), 1)
+                self._add(self._task(machine, pristine.Freezing(units, untouched, self._submit).run), 1)
             else:
                 for unit in units:
                     self._submit(unit, UnitRun(unit, untouched))
@@ -113,7 +123,10 @@ class KernelRun:
             run.run()
             then()
 
-        self._add(Task.keeping(unit.machine, work), 1)
+        self._add(self._task(unit.machine, work), 1)
+
+    def _task(self, machine: Machine, work: Callable[[], None]) -> Task:
+        return Task.keeping(machine, work, emulated=self._job.backend.deadline_factor > 1)
 
     def _phases(self) -> Kernel:
         account = self.account

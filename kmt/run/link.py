@@ -19,13 +19,11 @@ from kmt.backends.base import Vm
 from kmt.deadline import Deadline
 from kmt.errors import AgentError, KmtError, VmLostError, VmTimedOutError
 from kmt.guest.wire import VERSION, Decoder, Frame, Kind, WireError, pack
-from kmt.run import incoming
+from kmt.run import bytecode, incoming
 from kmt.run.outgoing import Outgoing
 
 HEARTBEAT_LIMIT = 10.0
 """Seconds of silence with hardware virtualisation after which a guest counts as hung; the agent beats every 2."""
-COMPILED_LIMIT = 4 << 20
-"""Bytes of one compiled module."""
 CLOCK_SLACK = 0.5
 """Seconds by which this machine's wall clock may leap (it was suspended, say) before the guest is told."""
 _TICK = 0.1
@@ -204,7 +202,7 @@ class Link:
         Returns names and contents of what came of it. Only for guests in which nothing of the project has run.
         """
         self.send(Kind.COMPILE, {"root": root, "files": list(files)})
-        return incoming.contents(partial(self.receive, Kind.DATA), limit=COMPILED_LIMIT)
+        return incoming.contents(partial(self.receive, Kind.DATA), limit=bytecode.LIMIT)
 
     def goodbye(self) -> None:
         """End the guest kindly, unless it is one that stays."""

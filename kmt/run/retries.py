@@ -39,7 +39,7 @@ class Retries:
             return []
         said: list[Report | Lost] = [*self._phases.pop(nodeid)]
         failed = next((one for one in phases if one.data.get("outcome") == "failed"), None)
-        return self._said(nodeid, said, reason(failed.data) if failed else "")
+        return self._said(nodeid, said, (reason(failed.data) or "no reason given") if failed else "")
 
     def lost(self, event: Lost) -> list[Report | Lost]:
         """The test is not over and will not be in its guest; what counts now, with what it had said until then."""

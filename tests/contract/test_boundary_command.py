@@ -51,6 +51,13 @@ def test_the_kernels_files_say_where_programs_begin_and_end(built, tmp_path, pro
     assert all(kernel["trial"] is None for kernel in found["kernels"])
 
 
+@pytest.mark.parametrize("target", ["/proc/no/such.json", "/proc"])
+def test_a_file_that_cannot_be_written_is_said_before_any_kernel_boots(built, monkeypatch, target):
+    monkeypatch.setattr(command, "look", lambda *_: pytest.fail("it was asked"))
+    with pytest.raises(ConfigError, match="name another file"):
+        command.boundary(ROOT, built["tracer-fentry"], "tcp_connect", kernels=["default"], target=Path(target))
+
+
 def test_the_real_kernels_on_both_sides_say_it_themselves(built, tmp_path):
     said, found = ask(built["tracer-fentry"], "tcp_recvmsg_exit_6", tmp_path / "b.json")
     first, second, *others = found["kernels"]

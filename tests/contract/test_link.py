@@ -3,12 +3,14 @@
 import os
 import select
 import signal
+import sys
 import tarfile
 import threading
 import time
 from functools import partial
 from pathlib import Path
 
+import pexpect
 import pytest
 
 from kmt import backends, config
@@ -313,3 +315,39 @@ def test_without_pause_nothing_waits(guest, tmp_path):
     link.send(Kind.PYTEST, paused(tmp_path, pause=False))
     assert link.receive(Kind.COLLECTED).body["paused"] is False
     assert reports(link) == ([("test_a.py::test_two", "passed")], 0)
+
+
+ATTACH = """
+import sys, threading
+from pathlib import Path
+from kmt import backends, config
+from kmt.backends.base import Machine
+from kmt.commands import terminal
+from kmt.deadline import Deadline
+from kmt.matrix import Row
+from kmt.run.link import Link
+from kmt.run.shared import fetch
+
+room = Path(sys.argv[1])
+settings = config.load(room)
+backend = backends.get("host", config=settings)
+kernel = fetch(Row("host"), backend, settings, lambda *_: None)
+with backend.launch(kernel, Machine(), room, Deadline(60)) as vm:
+    link = Link(vm, Deadline(60), factor=1.0, cancel=threading.Event())
+    link.hello()
+    status = terminal.attach(link, sys.argv[2:], cwd="/", env={})
+print("it ended with", status, flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "typed", "status"),
+    [("echo up; sleep 60", "\x1d", 0), ("echo up; exit 3", "", 3), ("echo up; kill -9 $$", "", 137)],
+)
+def test_leaving_a_command_on_a_terminal_is_no_failure_and_its_own_status_is_a_shells(tmp_path, command, typed, status):
+    child = pexpect.spawn(sys.executable, ["-c", ATTACH, str(tmp_path), "sh", "-c", command], timeout=60)
+    child.expect_exact("up")
+    child.send(typed)
+    child.expect(r"it ended with (-?\d+)")
+    assert int(child.match[1]) == status
+    child.close()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from kmt.backends.base import Machine
 from kmt.config import Config
-from kmt.run.budget import MEMORY_OVERHEAD_MIB, Budget, Scheduler, Task, budget
+from kmt.run.budget import MEMORY_OVERHEAD_MIB, TRANSLATED_MIB, Budget, Scheduler, Task, budget
 
 SIZES = st.lists(st.tuples(st.integers(1, 3), st.integers(0, 600)), min_size=1, max_size=20)
 
@@ -78,8 +78,15 @@ def test_a_task_may_bring_more_work():
 def test_a_guest_with_two_processors_counts_as_two():
     limit = Budget(4, 100_000)
     assert [limit.guests(Machine(cpus=cpus)) for cpus in (1, 2, 3, 9)] == [4, 2, 1, 1]
-    assert Budget(16, 3 * (512 + MEMORY_OVERHEAD_MIB)).guests(Machine(memory_mib=512)) == 3
+    assert Budget(16, 3 * (512 + MEMORY_OVERHEAD_MIB + TRANSLATED_MIB)).guests(Machine(memory_mib=512)) == 3
     assert Budget(16, 0).guests(Machine()) == 1
+
+
+def test_translated_code_counts_where_there_is_some():
+    machine = Machine(memory_mib=512)
+    emulated, real = (Task.keeping(machine, int, emulated=emulated).memory_mib for emulated in (True, False))
+    assert emulated - real == TRANSLATED_MIB
+    assert real == 512 + MEMORY_OVERHEAD_MIB
 
 
 def test_what_was_said_wins_over_what_is_here(tmp_path):

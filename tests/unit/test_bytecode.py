@@ -97,6 +97,18 @@ def test_what_cannot_be_compiled_is_left_out(theirs):
     assert said["rests"] == 7
 
 
+OLDER = """
+from _pytest.assertion import rewrite
+rewrite._write_pyc_fp = lambda fp, *_: fp.write(rewrite.importlib.util.MAGIC_NUMBER + bytes(12))
+"""
+
+
+def test_what_pytest_would_check_by_time_and_size_is_left_out(theirs, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "MAKE", OLDER + MAKE)
+    said = make(theirs, [("helper.py", False), ("test_it.py", True)])
+    assert [Path(name).name.split(".")[0] for name in said["names"]] == ["helper"]
+
+
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     monkeypatch.setenv("KMT_CACHE", str(tmp_path / "cache"))

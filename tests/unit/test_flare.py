@@ -102,6 +102,7 @@ def project(tmp_path, monkeypatch):
         with runs.start(["6.1"], ["pytest", "--kernel", "6.1", "token=hunter24"]) as run:
             (run.kernel_dir("6.1") / "console.log").write_text(f"console {number} password: hunter25\n")
             (run.kernel_dir("6.1") / "core.elf").write_text("memory")
+            (run.kernel_dir("6.1") / "\x1b[2J\udcff.log").write_text("an artefact")
             (run.kernel_dir("6.1") / "passwd.log").symlink_to("/etc/passwd")
             (run.dir / runs.RESULTS).write_text(json.dumps({"number": number}))
             run.finish(0)
@@ -127,6 +128,8 @@ def test_a_bundle_has_what_a_report_needs_and_no_secret(project, tmp_path):
     assert lines[:-1] == list(held)
     assert json.loads(held["configuration.json"]) == {"memory": 512}
     assert "private" not in held["configuration.json"]
+    assert all(name.isprintable() for name in held)
+    assert [said for name, said in held.items() if r"\x1b[2J\udcff.log" in name] == ["an artefact"] * 3
     consoles = [said for name, said in held.items() if name.endswith("console.log")]
     assert [said.split()[1] for said in consoles] == ["4", "3", "2"]
     assert "not to be had: FileNotFoundError" in held["kernels.lock.json"]
