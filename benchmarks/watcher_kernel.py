@@ -23,7 +23,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from harness.ebpf import core
 from harness.ebpf.live import LiveKernel
 from harness.ebpf.settings import BpfSettings
 from harness.processes.monitor import ProcessMonitor
@@ -54,7 +53,7 @@ def nothing(file):
     pass
 
 
-def nothing_to_do():
+def nothing_to_do(_kernel):
     pass
 
 
@@ -139,7 +138,7 @@ def main():
     )
     options = parser.parse_args()
     if options.memlock:
-        core.raise_memlock = nothing_to_do
+        LiveKernel.lift_memory_limit = nothing_to_do
     print(f"{os.uname().release}, {len(os.sched_getaffinity(0))} processors", flush=True)
     with tempfile.TemporaryDirectory() as directory:
         path = f"{directory}/libssl.so.3"

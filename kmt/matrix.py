@@ -26,6 +26,9 @@ CATALOGUE = Path(__file__).with_name("vms") / "kernels.toml"
 WORDS = ("default", "all", "newest")
 """Names that no row may have, for they choose rows themselves."""
 
+SIMULATED = "-simulated"
+"""How the name of a row ends that is never booted, and the word that asks for one: ``5.15-simulated``."""
+
 _ADDRESS = re.compile(r"(\w[\w.+-]*@)?(\[[0-9A-Fa-f:.%\w]+\]|\w[\w.-]*)(:\d{1,5})?", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]*", re.ASCII)
 
@@ -65,6 +68,11 @@ class Row:
     default: bool = False
     note: str = ""
 
+    @property
+    def simulated(self) -> bool:
+        """No machine: a simulated kernel of its series."""
+        return self.name.endswith(SIMULATED)
+
 
 @dataclass(frozen=True)
 class Matrix:
@@ -76,7 +84,8 @@ class Matrix:
     def select(self, patterns: Sequence[str]) -> list[Row]:
         """The rows meant by ``5.10``, ``v6.1``, ``6.*``, ``all``, ``default``, ``newest``, ``a,b``, or an image's path.
 
-        A word with a slash in it is a path; its row is named after the file. Raises ConfigError.
+        A word with a slash in it is a path; its row is named after the file. With ``SIMULATED`` at its end a word means
+        the same rows simulated, and any version besides. Raises ConfigError.
         """
         chosen: dict[str, Row] = {}
         for word in filter(None, (w.strip() for pattern in patterns for w in pattern.split(","))):
@@ -85,6 +94,8 @@ class Matrix:
         return list(chosen.values())
 
     def _meant(self, word: str, taken: dict[str, Row]) -> list[Row]:
+        if word.endswith(SIMULATED):
+            return self._simulated(word.removesuffix(SIMULATED), taken)
         if word == "all":
             return list(self.rows)
         if word == "default":
@@ -99,6 +110,22 @@ class Matrix:
         if not found:
             raise ConfigError(f"no kernel {word!r} in {self.path}", hint=_nearest(plain, (r.name for r in self.rows)))
         return found
+
+    def _simulated(self, word: str, taken: dict[str, Row]) -> list[Row]:
+        if "/" in word:
+            raise ConfigError(f"{word} is an image, and only versions can be simulated", hint=f"5.15{SIMULATED}, say")
+        plain = word.removeprefix("v")
+        if re.fullmatch(r"\d+\.\d+", plain, re.ASCII) and plain not in {row.name for row in self.rows}:
+            return [simulated(Row(plain, plain, note="not in the catalogue"))]
+        found = [row for row in self._meant(word, taken) if row.series]
+        if not found:
+            raise ConfigError(f"{word!r} means no kernel of a series", hint="only versions can be simulated")
+        return [simulated(row) for row in found]
+
+
+def simulated(row: Row) -> Row:
+    """The row without its kernel: the same series, simulated."""
+    return Row(row.name + SIMULATED, row.series, default=row.default, note=row.note)
 
 
 def load(path: Path | None = None) -> Matrix:
@@ -166,7 +193,7 @@ class _Where:
 
 def _row(where: _Where, number: int, table: dict[str, Any]) -> Row:
     row: Row = _typed_table(where, number, table, Row)
-    if not _NAME.fullmatch(row.name) or row.name in (*WORDS, "host"):
+    if not _NAME.fullmatch(row.name) or row.name in (*WORDS, "host") or row.simulated:
         raise where.error(number, "name", f"{row.name!r} cannot be a row's name")
     if row.series:
         try:

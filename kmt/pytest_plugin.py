@@ -30,9 +30,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=[],
         metavar="NAME",
         help="run each test in this kernel: 5.10, a comma list, a glob, all, default, newest, a path to an image, "
+        "5.15-simulated (no kernel at all: tests that take the fixture kernel, against one that is data), "
         "or host (this machine's own kernel, no VM); repeatable",
     )
-    group.addoption("--kernel-backend", metavar="NAME", help="what runs the kernels (default: qemu)")
+    group.addoption(
+        "--kernel-backend",
+        metavar="NAME",
+        help="what runs the kernels: qemu, simulated, or auto (qemu where a kernel can be had, else simulated); "
+        "default: [tool.kmt] backend, qemu",
+    )
     group.addoption(
         "--kernel-jobs",
         type=int,
@@ -116,7 +122,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if not asked:
         return
     _refuse(config)
-    from kmt.plugin.session import MatrixPlugin  # sessions without kernels do not wait for what it needs
+    # Sessions without kernels do not wait for what these need.
+    from kmt.plugin import totals
+    from kmt.plugin.session import MatrixPlugin
 
     # A shell starts background jobs with SIGINT ignored; kmt.stop has to reach them all the same.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -125,6 +133,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(MatrixPlugin(config, asked), "kmt-matrix")
     except KmtError as error:
         raise pytest.UsageError(f"kmt: {error}") from None
+    config.pluginmanager.register(totals, "kmt-totals")
 
 
 def _refuse(config: pytest.Config) -> None:

@@ -18,6 +18,8 @@ from kmt.errors import EXIT_BUILD, EXIT_INFRASTRUCTURE
 SCHEMA_VERSION = 1
 LONGEST = 4096
 """Characters of any text in a file of results that are read; an id or a name that is longer is an error there."""
+NOT_APPLICABLE = "not applicable"
+"""What a test is that a simulated kernel tells nothing of: neither passed nor failed, and no skip of its own."""
 
 
 def with_kernel(name: str, kernel: str) -> str:
@@ -43,6 +45,8 @@ GRAVITY = (
     Outcome.OK,
 )  # fmt: skip
 """Which of several outcomes of one kernel counts, the gravest first."""
+NO_TESTS = 5
+"""pytest's own."""
 INFRASTRUCTURE = frozenset({Outcome.UNAVAILABLE, Outcome.LOST, Outcome.PANIC, Outcome.HANG})
 GONE = INFRASTRUCTURE | {Outcome.BUILD}
 """With these no test is to blame for not having spoken."""
@@ -103,6 +107,10 @@ class KernelResult:
     """Guests that were lost and whose tests all ran again in others."""
     not_run: int = 0
     """Tests that were due when ``-x`` or Ctrl-C stopped the run."""
+    stands_for: str = ""
+    """Why it is simulated, where it was asked for as a real one."""
+    not_applicable: dict[str, str] = field(default_factory=dict)
+    """Where it is simulated: the ids of tests that this tells nothing of, and why; they are not among ``tests``."""
 
     def counts(self) -> dict[str, int]:
         """Tests by outcome; all four words are always there."""
@@ -142,7 +150,7 @@ def exit_status(kernels: Iterable[KernelResult], *, pytest_status: int, strict: 
     """The run's exit status from the kernels and from what pytest itself would have said (0 to 5).
 
     An unavailable row counts only when it is among ``strict``, or when no row was available. pytest's
-    2 (interrupted), 3 and 4 stay as they are.
+    2 (interrupted), 3 and 4 stay as they are. Where not one test could run on simulated kernels it is 5: no tests.
     """
     if pytest_status in (2, 3, 4):
         return pytest_status
@@ -156,7 +164,8 @@ def exit_status(kernels: Iterable[KernelResult], *, pytest_status: int, strict: 
         return EXIT_INFRASTRUCTURE
     if Outcome.BUILD in outcomes:
         return EXIT_BUILD
-    return pytest_status
+    nothing_ran = any(k.not_applicable for k in kernels) and not any(k.tests for k in kernels)
+    return NO_TESTS if nothing_ran and pytest_status == 0 else pytest_status
 
 
 @dataclass(frozen=True)

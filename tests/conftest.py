@@ -4,6 +4,14 @@ import signal
 
 from hypothesis import settings
 
+from harness.ebpf.live import LiveKernel
+
+
+def pytest_kmt_kernel_api(kernel):
+    """What tests reach a real kernel by: ours, as the harness sees it."""
+    return LiveKernel()
+
+
 settings.register_profile("busy", deadline=None)
 settings.load_profile("busy")
 

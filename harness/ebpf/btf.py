@@ -72,8 +72,9 @@ class Found:
 class BtfLoader:
     """The sources in order, with what they answered. ``root`` stands for ``/`` (tests hide BTF that way).
 
-    ``embedded`` is the directory of the embedded collection. The answer is forgotten ``flush_after`` seconds after
-    the last use; ``timer`` makes what does it (a ``threading.Timer``).
+    ``shown`` says whether the kernel shows its own (by default, whether the file is there); ``embedded`` is the
+    directory of the embedded collection. The answer is forgotten ``flush_after`` seconds after the last use; ``timer``
+    makes what does it (a ``threading.Timer``).
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class BtfLoader:
         embedded: Path | None = None,
         *,
         root: Path = Path("/"),
+        shown: Callable[[], bool | None] | None = None,
         flush_after: float = FLUSH_AFTER,
         timer: Callable[[float, Callable[[], None]], threading.Timer] = threading.Timer,
     ) -> None:
@@ -90,6 +92,7 @@ class BtfLoader:
         self._custom_file = custom
         self._collection = Embedded(embedded, release, root=root) if embedded else None
         self._root = root
+        self._shown = shown or self._under(SYSFS).exists
         self._found: Found | None = None
         self._lock = threading.Lock()
         self._flush_after, self._make_timer = flush_after, timer
@@ -152,7 +155,7 @@ class BtfLoader:
 
     def _kernel(self) -> Found:
         own = self._under(SYSFS)
-        if own.exists():
+        if self._shown():
             return Found(ResultCode.DEFAULT_BTF, None if own == SYSFS else own, own.parent)
         for template in _FILES:
             path = self._under(Path(template.format(r=self._release)))

@@ -13,6 +13,7 @@ import resource
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -21,7 +22,7 @@ from harness.ebpf.btf import BtfLoader, ResultCode, forget_kernels
 from harness.ebpf.embedded import os_release
 from harness.ebpf.settings import BpfSettings
 from harness.errors import AssetError, BtfError, HarnessError, VerifierError
-from harness.kernel_api import KernelApi, LoadOptions
+from harness.kernel_api import Feature, KernelApi, LoadOptions
 from harness.telemetry import PROMETHEUS, MetricGroup
 
 T = TypeVar("T")
@@ -122,17 +123,15 @@ def result_codes() -> dict[str, ResultCode]:
         return dict(_codes)
 
 
-def setup(settings: BpfSettings, release: str, lift_limit: Callable[[], None] | None = None) -> CoreLoader:
-    """The process-wide loader, made by the first caller; later settings are ignored until ``reset``.
-
-    ``lift_limit`` lifts the limit on locked memory before; None: ``raise_memlock``.
-    """
+def setup(settings: BpfSettings, kernel: KernelApi) -> CoreLoader:
+    """The process-wide loader, made by the first caller; later settings are ignored until ``reset``."""
     global _loader
     with _lock:
         if _loader is None:
-            (lift_limit or raise_memlock)()
+            kernel.lift_memory_limit()
             core_dir = settings.bpf_dir / "co-re"
-            btf = BtfLoader(release, settings.btf_path, core_dir / "btf")
+            shown = partial(kernel.probe, Feature.BTF)
+            btf = BtfLoader(kernel.release, settings.btf_path, core_dir / "btf", shown=shown)
             _loader = CoreLoader(core_dir, btf, _report)
         return _loader
 
@@ -141,7 +140,7 @@ def load_core_asset(
     settings: BpfSettings, kernel: KernelApi, file: str, start: Callable[[BinaryIO, CoreOptions], T]
 ) -> T:
     """``CoreLoader.load`` of the process-wide loader."""
-    return setup(settings, kernel.release, kernel.lift_memory_limit).load(file, start)
+    return setup(settings, kernel).load(file, start)
 
 
 def flush_btf() -> None:

@@ -34,9 +34,23 @@ def _ssh(config: Config, accel: str, progress: Progress | None) -> Backend:
     return SshBackend(config)
 
 
-_BACKENDS: dict[str, Callable[[Config, str, Progress | None], Backend]] = {"qemu": _qemu, "host": _host, "ssh": _ssh}
+def _simulated(config: Config, accel: str, progress: Progress | None) -> Backend:
+    from kmt.backends.simulated import SimulatedBackend
+
+    return SimulatedBackend()
+
+
+_BACKENDS: dict[str, Callable[[Config, str, Progress | None], Backend]] = {
+    "qemu": _qemu,
+    "host": _host,
+    "ssh": _ssh,
+    "simulated": _simulated,
+}
 KEPT = ("qemu",)
 """Those whose guests a keeper can lend."""
+AUTO = "auto"
+"""A machine where it can be had, a simulated kernel for tests where it cannot; for all but tests it is the machine."""
+REAL = "qemu"
 
 
 def names() -> tuple[str, ...]:
@@ -45,15 +59,18 @@ def names() -> tuple[str, ...]:
 
 
 def name_for(row: Row, word: str) -> str:
-    """The backend of a row: a machine over SSH has its own, every other kernel the one that was asked for."""
-    return "ssh" if row.ssh else word
+    """The backend of a row: what is simulated and a machine over SSH have their own, all others the one asked for."""
+    if row.simulated:
+        return "simulated"
+    return "ssh" if row.ssh else REAL if word == AUTO else word
 
 
 def get(name: str, *, config: Config, accel: str = "auto", progress: Progress | None = None) -> Backend:
     """The backend of that name. Raises ConfigError with the known names."""
+    name = REAL if name == AUTO else name
     make = _BACKENDS.get(name)
     if make is None:
-        near = difflib.get_close_matches(name, _BACKENDS, 1)
+        near = difflib.get_close_matches(name, (*_BACKENDS, AUTO), 1)
         guess = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"there is no backend {name!r}", hint=f"{guess}known: {', '.join(_BACKENDS)}")
+        raise ConfigError(f"there is no backend {name!r}", hint=f"{guess}known: {', '.join((*_BACKENDS, AUTO))}")
     return make(config, accel, progress)

@@ -19,7 +19,7 @@ import psutil
 
 import kmt
 from kmt import proc
-from kmt.backends.base import Checkpoint, Machine, Vm
+from kmt.backends.base import Backend, Checkpoint, Machine, Vm
 from kmt.backends.stopping import stop
 from kmt.boot.consolelog import Watch, free_path
 from kmt.deadline import Deadline
@@ -68,10 +68,14 @@ class HostBackend:
     name = "host"
     simulated = False
     shares_files = True
-    pristine = None
     deadline_factor = 1.0
     notice = ""
     checkpoints = False
+
+    @property
+    def pristine(self) -> Backend | None:
+        """There is but one kernel here, and everybody has touched it."""
+        return None
 
     def kernel(self, row: Row) -> Kernel:
         """The one that runs here."""

@@ -1,17 +1,19 @@
 """(pure) The results of many jobs as those of one run.
 
 Laws: every kernel and part that was expected is in the outcome: one that left nothing is lost, aloud; tests are those
-of all parts, each counted once; what a kernel came to is the gravest of its parts; the exit status is never milder
-than any job's own, nor than its results say.
+of all parts, each counted once; what a kernel came to is the gravest of its parts; the parts of a kernel that were
+simulated, for it could not be had there, are a row of their own; the exit status is never milder than any job's own,
+nor than its results say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kmt.errors import EXIT_INFRASTRUCTURE, ResultsError
 from kmt.explain.read import Results
+from kmt.matrix import SIMULATED
 from kmt.results import GRAVITY, KernelResult, Made, Outcome, exit_status, gravest
 from kmt.text import visible
 
@@ -33,10 +35,10 @@ def merge(results: Iterable[Results], *, kernels: Sequence[str], parts: int) -> 
     results = sorted(results, key=lambda one: one.name)
     found = _placed(results, kernels, parts)
     missing = [(name, part) for name in kernels for part in range(1, parts + 1) if (name, part) not in found]
-    rows = []
+    rows: list[KernelResult] = []
     for name in kernels:
         left = [found[name, part] for part in range(1, parts + 1) if (name, part) in found]
-        rows.append(_kernel(name, left, parts))
+        rows += _rows(name, left, parts)
     status = _status(results, rows, bool(missing))
     started = min((one.started for one in results), default="")
     made = Made(started, sum(one.seconds for one in results), status)
@@ -49,8 +51,10 @@ def _placed(results: Sequence[Results], kernels: Sequence[str], parts: int) -> M
     for one in results:
         part = _part(one, parts)
         for kernel in one.kernels:
-            place = (kernel.name, part)
-            if kernel.name not in kernels:
+            # A job that asked for 6.1 and could not have it may have simulated it.
+            stood_for = kernel.name.removesuffix(SIMULATED) if kernel.simulated else kernel.name
+            place = (kernel.name if kernel.name in kernels else stood_for, part)
+            if place[0] not in kernels:
                 name = visible(kernel.name, 80)
                 raise ResultsError(f"{one.name}: kernel {name} is not of this matrix", hint=", ".join(kernels))
             if place in found:
@@ -68,6 +72,16 @@ def _part(one: Results, parts: int) -> int:
     return int(number)
 
 
+def _rows(name: str, found: Sequence[KernelResult], parts: int) -> Iterator[KernelResult]:
+    """One row; two, where only some of its parts are real."""
+    real = [one for one in found if not one.simulated]
+    simulated = [one for one in found if one.simulated]
+    if simulated:
+        yield _kernel(simulated[0].name, simulated, len(simulated) if real else parts)
+    if real or not simulated:
+        yield _kernel(name, real, parts - len(simulated))
+
+
 def _kernel(name: str, found: Sequence[KernelResult], parts: int) -> KernelResult:
     left = list(found)
     if len(found) < parts:
@@ -81,6 +95,8 @@ def _kernel(name: str, found: Sequence[KernelResult], parts: int) -> KernelResul
         worst,
         release=first.release,
         backend=first.backend,
+        simulated=first.simulated,
+        stands_for=first.stands_for,
         accelerator=first.accelerator,
         boot_seconds=min(boots) if boots else None,
         seconds=round(sum(one.seconds for one in left), 3),
@@ -92,6 +108,7 @@ def _kernel(name: str, found: Sequence[KernelResult], parts: int) -> KernelResul
         restored=sum(one.restored for one in left),
         private_mib=[mib for one in left for mib in one.private_mib],
         not_run=sum(one.not_run for one in left),
+        not_applicable={nodeid: why for one in left for nodeid, why in one.not_applicable.items()},
     )
 
 

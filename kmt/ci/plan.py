@@ -48,6 +48,8 @@ class Plan:
     """With a job for the tests that run on the machine itself."""
     command: str
     """What writes this pipeline, for its first line."""
+    strict: bool = False
+    """The project's own settings would have a kernel simulated that cannot be had."""
 
 
 def system(packages: Sequence[str]) -> list[str]:
@@ -91,8 +93,10 @@ def tests(plan: Plan) -> str:
     """The job's command; its exit status is the job's."""
     where = f'"{RESULTS}/$KERNEL-$PART"'
     part = [f'"--kernel-part=$PART/{plan.parts}"'] if plan.parts > 1 else []
-    words = [".venv/bin/python -m pytest", '"--kernel=$KERNEL"', *part, f'"--kernel-json={where[1:-1]}/results.json"',
-             f'"--junitxml={where[1:-1]}/junit.xml"', f'"--kernel-logs={where[1:-1]}"']  # fmt: skip
+    strict = ["--kernel-strict"] if plan.strict else []
+    words = [".venv/bin/python -m pytest", '"--kernel=$KERNEL"', *strict, *part]
+    words += [f'"--kernel-json={where[1:-1]}/results.json"', f'"--junitxml={where[1:-1]}/junit.xml"']
+    words += [f'"--kernel-logs={where[1:-1]}"']
     return " ".join(words)
 
 

@@ -44,7 +44,8 @@ def again(root: Path, paths: Sequence[str], *, group: int | None, args: Sequence
     pairs, origin = rerun.chosen(causes.groups(loaded.results), group)
     settings = config.load(root)
     rows = matrix.load(root / settings.catalogue if settings.catalogue else None).rows
-    with _short(rerun.arguments(pairs, origin, {"host", *(row.name for row in rows)})) as wanted:
+    known = {"host", *(row.name for row in rows), *(row.name + matrix.SIMULATED for row in rows if row.series)}
+    with _short(rerun.arguments(pairs, origin, known)) as wanted:
         return child([sys.executable, "-m", "pytest", *wanted, *args], root)
 
 

@@ -17,6 +17,7 @@ import pexpect
 from kmt import backends, build, build_kernel, config, proc, runs
 from kmt.backends.base import Backend, Machine
 from kmt.backends.kept import KeptBackend
+from kmt.backends.simulated import NAME as SIMULATED
 from kmt.backends.ssh import SshBackend
 from kmt.commands import terminal
 from kmt.commands.matrix import rows
@@ -72,6 +73,10 @@ def choose(root: Path, word: str, backend: str, accel: str) -> Chosen:
     found = rows(settings, [word], word)
     if len(found) != 1:
         raise ConfigError(f"{word!r} means {', '.join(row.name for row in found)}", hint="name one kernel")
+    if found[0].simulated or (backend or settings.backend) == SIMULATED:
+        raise ConfigError(
+            f"{word}: a simulated kernel is no machine", hint="it runs tests: pytest --kernel 5.15-simulated"
+        )
     machine = Machine(memory_mib=settings.memory)
     with bars() as progress:
         word = backends.name_for(found[0], backend or settings.backend)

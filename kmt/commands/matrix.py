@@ -10,6 +10,7 @@ from rich.table import Table
 
 from kmt import archive, backends, build, build_kernel, config, proc
 from kmt import matrix as catalogue
+from kmt.backends import simulated
 from kmt.backends.base import Machine
 from kmt.commands.shown import bars, shown
 from kmt.commands.words import kernel_patterns
@@ -27,15 +28,17 @@ def rows(settings: Config, words: Sequence[str], default: str) -> list[Row]:
 
 
 def listing(root: Path, words: Sequence[str]) -> str:
-    """The rows (all without words), what each resolves to here and now, and whether it is in the cache."""
+    """The rows (all without words), what each resolves to here and now, whether it is in the cache, and by what it
+    could be simulated."""
     settings = config.load(root)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in ("kernel", "default", "release", "cached", "note"):
+    for head in ("kernel", "default", "release", "cached", "simulated", "note"):
         table.add_column(head, no_wrap=head != "note")
     for row in rows(settings, words, "all"):
         found = archive.describe(row, config=settings)
         cached = "yes" if found.cached else "no"
-        table.add_row(row.name, "yes" if row.default else "", found.release or "–", cached, found.note or row.note)
+        words = (row.name, "yes" if row.default else "", found.release or "–", cached, simulated.known(row))
+        table.add_row(*words, found.note or row.note)
     return shown(table)
 
 
@@ -85,6 +88,9 @@ def dry_run(root: Path, words: Sequence[str], backend: str, accel: str) -> list[
         for row in rows(settings, words, ",".join(settings.kernels)):
             word = backends.name_for(row, backend or settings.backend)
             chosen = backends.get(word, config=settings, accel=accel or "auto", progress=progress)
+            if row.simulated or chosen.simulated:
+                lines.append(f"# {row.name}: simulated: tests run in a process of this machine, and nothing boots")
+                continue
             try:
                 kernel = shared.fetch(row, chosen, settings, progress)
                 command = proc.quoted(chosen.command_line(kernel, machine, Path(scratch)))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from kmt import config, doctor, matrix
+from kmt import backends, config, doctor, matrix
 from kmt.ci import github, gitlab, junit, merge
 from kmt.ci.plan import HOST, STATUS, Plan
 from kmt.commands.words import kernel_patterns, user_path
@@ -67,6 +67,8 @@ def plan(root: Path, provider: str, kernels: Sequence[str], parts: int, output: 
         inputs=_inputs(settings),
         host=settings.ci_host,
         command=shlex.join(command),
+        # A job is there to boot its kernel: one that cannot be had is infrastructure lost, and the job runs again.
+        strict=settings.backend == backends.AUTO,
     )
 
 

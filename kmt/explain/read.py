@@ -111,6 +111,12 @@ class _Taker:
             self.wrong(key, "a list of strings")
         return [text[:LONGEST] for text in value]
 
+    def pairs(self, key: str) -> dict[str, str]:
+        value = self._entry.get(key, {})
+        if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+            self.wrong(key, "an object of strings")
+        return {name[:LONGEST]: text[:LONGEST] for name, text in value.items()}
+
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and _finite(value)
@@ -128,9 +134,6 @@ def _kernel(where: str, entry: object) -> KernelResult:
     assert isinstance(entry, dict)
     if entry.get("outcome") not in list(Outcome):
         take.wrong("outcome", f"one of {', '.join(Outcome)}")
-    facts = entry.get("facts", {})
-    if not isinstance(facts, dict) or not all(isinstance(value, str) for value in facts.values()):
-        take.wrong("facts", "an object of strings")
     tests = take.items("tests")
     if len(tests) > MOST_TESTS:
         raise ResultsError(f"{where}: {len(tests)} tests; more than {MOST_TESTS} are not read")
@@ -147,7 +150,7 @@ def _kernel(where: str, entry: object) -> KernelResult:
         hint=take.text("hint"),
         error=take.text("error"),
         console=take.text("console"),
-        facts={key[:LONGEST]: value[:LONGEST] for key, value in facts.items()},
+        facts=take.pairs("facts"),
         tests=[_test(where, number, test) for number, test in enumerate(tests)],
         left_out=take.texts("left_out"),
         guests=int(take.number("guests", optional=True)),
@@ -155,6 +158,8 @@ def _kernel(where: str, entry: object) -> KernelResult:
         private_mib=take.numbers("private_mib"),
         recovered=take.texts("recovered"),
         not_run=int(take.number("not_run", optional=True)),
+        stands_for=take.text("stands_for"),
+        not_applicable=take.pairs("not_applicable"),
     )
 
 

@@ -11,9 +11,12 @@ from collections.abc import Collection, Sequence
 
 from kmt.errors import ResultsError
 from kmt.explain.causes import Group, Pair
+from kmt.matrix import SIMULATED
 from kmt.results import with_kernel
 from kmt.text import visible
 
+_SIMULATED = re.compile(r"\d{1,3}\.\d{1,3}" + re.escape(SIMULATED), re.ASCII)
+"""A version that is no row can be simulated."""
 _PATH = re.compile(r"(?!-|@|/)[^:\0]+\.py")
 
 
@@ -32,7 +35,7 @@ def arguments(pairs: Sequence[Pair], files: Sequence[str], known: Collection[str
     """Words for pytest: the kernels, then the tests. ``known`` are the rows of this matrix. Raises ResultsError."""
     origin = ", ".join(files[:3])
     kernels = list(dict.fromkeys(kernel for kernel, _ in pairs))
-    if strangers := [kernel for kernel in kernels if kernel not in known]:
+    if strangers := [kernel for kernel in kernels if kernel not in known and not _SIMULATED.fullmatch(kernel)]:
         names = ", ".join(visible(kernel, 80) for kernel in strangers[:3])
         raise ResultsError(
             f"{origin}: no kernel {names} in this matrix", hint="the results are of another one; see kernels.toml"

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,15 @@ MARKERS = (
     "requires(*features, cpus=1): run only on kernels that have these features; cpus asks for that many processors",
     "host_only: never run this test in a guest",
     "pristine: run this test in a kernel that nobody has touched, alone",
+    "real: never run this test on a simulated kernel, though it takes the fixture kernel",
 )
 
 
 LAW = "in this suite only requires(...) may skip"
+
+
+def _nothing() -> Any:
+    return None
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,18 @@ class KernelInfo:
     simulated: bool
     accelerator: str
     headers: bool
+    reach: Callable[[], Any] = field(default=_nothing, repr=False, compare=False)
+    """Makes ``api``."""
+
+    @cached_property
+    def api(self) -> Any:
+        """What the hook ``pytest_kmt_kernel_api`` gives for it; on a simulated kernel, that kernel."""
+        found = self.reach()
+        if found is None:
+            raise LookupError(
+                "no hook pytest_kmt_kernel_api says how tests reach this kernel; a conftest.py may have it"
+            )
+        return found
 
 
 class Unmet(pytest.skip.Exception):  # type: ignore[name-defined,misc]
@@ -45,7 +63,7 @@ class Unmet(pytest.skip.Exception):  # type: ignore[name-defined,misc]
 
 def here(said: dict[str, Any]) -> KernelInfo:
     """The kernel under this process, with what the host said of it (``name, accelerator, simulated``)."""
-    release = platform.release()
+    release = str(said.get("release", platform.release()))
     numbers = [int(n) for n in re.findall(r"\d+", release.split("-", 1)[0])[:3]]
     major, minor, patch = (*numbers, 0, 0, 0)[:3]
     return KernelInfo(
@@ -54,7 +72,8 @@ def here(said: dict[str, Any]) -> KernelInfo:
         version=(major, minor, patch),
         simulated=bool(said.get("simulated", False)),
         accelerator=said.get("accelerator", "none"),
-        headers=Path(f"/lib/modules/{release}/build/include").is_dir(),
+        # A simulated kernel has none: what lies here is another's.
+        headers=not said.get("simulated") and Path(f"/lib/modules/{release}/build/include").is_dir(),
     )
 
 
@@ -75,9 +94,23 @@ class SharedPlugin:
             config.addinivalue_line("markers", line)
 
     @pytest.fixture(scope="session")
-    def kernel(self) -> KernelInfo:
+    def kernel(self, pytestconfig: pytest.Config) -> KernelInfo:
         """The kernel that this test runs on."""
+        return self._known(pytestconfig)
+
+    def _known(self, config: pytest.Config) -> KernelInfo:
+        if self._info.reach is _nothing:
+            self._info = replace(self._info, reach=lambda: config.hook.pytest_kmt_kernel_api(kernel=self._info))
         return self._info
+
+    def _has(self, feature: str, item: pytest.Item) -> bool | None:
+        """What the probes say; of a simulated kernel those that do not look at this machine."""
+        answer: bool | None
+        if self._info.simulated:
+            answer = item.ihook.pytest_kmt_probe_simulated(feature=feature, kernel=self._known(item.config))
+        else:
+            answer = item.ihook.pytest_kmt_probe(feature=feature)
+        return answer
 
     @pytest.hookimpl(trylast=True)
     def pytest_kmt_probe(self, feature: str) -> bool | None:
@@ -89,7 +122,7 @@ class SharedPlugin:
         """Skip where this kernel lacks what the test requires."""
         for marker in item.iter_markers("requires"):
             for feature in marker.args:
-                if item.ihook.pytest_kmt_probe(feature=feature) is False:
+                if self._has(feature, item) is False:
                     raise Unmet(f"requires {feature}: this kernel has none")
 
     @pytest.hookimpl(wrapper=True)

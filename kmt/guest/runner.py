@@ -113,5 +113,7 @@ def _arguments(request: dict[str, Any]) -> Iterable[str]:
         yield from ("-c", request["inifile"])
     if request["collect_only"]:
         yield "--collect-only"
+    if plugin := request["kernel"].get("plugin"):
+        yield from ("-p", plugin)
     yield from request["options"]
     yield from request["files"]

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from kmt.plugin.collect import Found
 
 
+FIXTURE = "kernel"
+"""What a test takes that can do with a simulated kernel."""
+
+
 class KernelItem(pytest.Item):
     """One test on one kernel. ``kmt_kernel`` is the row's name, ``kmt_id`` the id that the guest knows."""
 
@@ -36,6 +40,7 @@ class KernelItem(pytest.Item):
         self.kmt_id = guest_id
         self._where: tuple[Any, int | None, str] = (self.path, None, self.name)
         self.is_property = False
+        self._takes_kernel = False
         if inner is not None:
             self._take(inner)
 
@@ -44,6 +49,7 @@ class KernelItem(pytest.Item):
         self.extra_keyword_matches = {*inner.extra_keyword_matches, inner.name}
         path, line, name = inner.reportinfo()
         self._where = (path, line, with_kernel(name, self.kmt_kernel))
+        self._takes_kernel = FIXTURE in getattr(inner, "fixturenames", ())
         function = getattr(inner, "function", None)
         # pytest's -k looks at the names in the function's __dict__ too.
         if function is not None:
@@ -58,6 +64,11 @@ class KernelItem(pytest.Item):
     def reportinfo(self) -> tuple[Any, int | None, str]:
         """Where the test is in the source."""
         return self._where
+
+    @property
+    def simulable(self) -> bool:
+        """It takes the fixture ``kernel``, itself or by others, and is not marked ``real``."""
+        return self._takes_kernel and self.get_closest_marker("real") is None
 
     def need(self, memory_mib: int) -> Need:
         """What the test's ``requires`` and ``pristine`` markers ask of its guest."""

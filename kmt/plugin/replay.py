@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from kmt.matrix import SIMULATED
 from kmt.plugin.items import KernelItem
 from kmt.plugin.order import InOrder
 from kmt.report import junit
-from kmt.results import KernelResult
+from kmt.results import NOT_APPLICABLE, KernelResult
 from kmt.run.events import Chatter, Event, Finished, Lost, Progress, Report
 from kmt.run.pool import Running
 
@@ -35,6 +36,15 @@ def checked(report: object) -> pytest.TestReport:
         if not (isinstance(where, tuple) and len(where) == 3):
             raise ValueError(f"a skip that does not say where: {where!r}")
     return report
+
+
+def _ended(report: pytest.TestReport, outcome: str) -> list[pytest.TestReport]:
+    """What makes pytest's JUnit file tell of the properties of what is not applicable: it does when a test ends."""
+    if outcome != NOT_APPLICABLE:
+        return []
+    end = pytest.TestReport(report.nodeid, report.location, {}, outcome="passed", longrepr=None, when="teardown")
+    end.user_properties = report.user_properties
+    return [end]
 
 
 class _Done(NamedTuple):
@@ -114,7 +124,8 @@ class HostSession:
         item = self._items.get(key)
         if item is None:
             return
-        data = {**event.data, "nodeid": item.nodeid, "location": item.location}
+        nodeid, location = self._shown(event.kernel, item)
+        data = {**event.data, "nodeid": nodeid, "location": location}
         try:
             report = checked(self._config.hook.pytest_report_from_serializable(config=self._config, data=data))
         except Exception as error:  # a guest is not to be trusted with the host's session
@@ -125,7 +136,7 @@ class HostSession:
         phases.append(report)
         self._heard(event.kernel, report)
         if report.when == "teardown":
-            done = _Done(item.nodeid, item.location, self._phases.pop(key))
+            done = _Done(nodeid, location, self._phases.pop(key))
             self._ordered.put(event.kernel, item.kmt_id, done)
 
     def _heard(self, kernel: str, report: pytest.TestReport) -> None:
@@ -143,9 +154,11 @@ class HostSession:
 
     def _as_lost(self, event: Lost) -> _Done:
         item = self._items.get((event.kernel, event.id))
-        nodeid = item.nodeid if item else f"{event.id} [{event.kernel}]"
-        location = item.location if item else (event.id.split("::", 1)[0], None, event.id)
-        skipped = event.outcome == "skipped"
+        if item is not None:
+            nodeid, location = self._shown(event.kernel, item)
+        else:
+            nodeid, location = f"{event.id} [{event.kernel}]", (event.id.split("::", 1)[0], None, event.id)
+        skipped = event.outcome in ("skipped", NOT_APPLICABLE)
         why = self._once(event)
         report = pytest.TestReport(
             nodeid=nodeid,
@@ -154,12 +167,13 @@ class HostSession:
             outcome="skipped" if skipped else "failed",
             longrepr=(location[0], location[1] or 0, why) if skipped else why,
             when="setup",
-            user_properties=self._where(event.kernel),
+            user_properties=[*self._where(event.kernel), *junit.outcome(event.outcome)],
+            kmt_outcome=event.outcome,
         )
         # What it said before its guest was lost is worth more than nothing.
         for before in self._phases.pop((event.kernel, event.id), []):
             report.sections.extend(before.sections)
-        return _Done(nodeid, location, [report])
+        return _Done(nodeid, location, [report, *_ended(report, event.outcome)])
 
     def _once(self, event: Lost) -> str:
         """The whole reason for the first test of a kernel that is lost by it, its first line for the others."""
@@ -179,6 +193,17 @@ class HostSession:
         for report in done.reports:
             hook.pytest_runtest_logreport(report=report)
         hook.pytest_runtest_logfinish(nodeid=done.nodeid, location=done.location)
+
+    def name_of(self, kernel: str) -> str:
+        """How results name it: a kernel that could not be had, and so is simulated, says so."""
+        return self._facts[kernel].name if kernel in self._facts else kernel
+
+    def _shown(self, kernel: str, item: KernelItem) -> tuple[str, tuple[str, int | None, str]]:
+        """The id and the place of a test as they are told to pytest."""
+        path, line, name = item.location
+        if self.name_of(kernel) == kernel:
+            return item.nodeid, item.location
+        return f"{item.nodeid[:-1]}{SIMULATED}]", (path, line, f"{name[:-1]}{SIMULATED}]")
 
     def _where(self, kernel: str) -> list[tuple[str, object]]:
         known = self._facts.get(kernel) or KernelResult(kernel)

@@ -1,8 +1,9 @@
 """A pytest session with ``--kernel``: what is collected, what runs where, how it ends.
 
 Laws: each test that may run in guests becomes one item a kernel, everything else is deselected and counted; what
-the host cannot import is collected in the first kernel's guest; in a suite with ``strict_skips`` a test that no
-kernel of the default matrix can run is an error. Options are ``pytest_plugin``'s, events ``replay``'s.
+the host cannot import is collected in the first real kernel's guest; in a suite with ``strict_skips`` a test that no
+kernel of the default matrix can run is an error. Options are ``pytest_plugin``'s, kernels ``rows``'s, events
+``replay``'s.
 """
 
 from __future__ import annotations
@@ -20,29 +21,26 @@ import pytest
 
 from kmt import backends, matrix, runs
 from kmt.backends.base import Backend
-from kmt.errors import EXIT_USAGE, ConfigError, KmtError
-from kmt.hints import task
+from kmt.errors import EXIT_USAGE, KmtError
 from kmt.plugin.items import KernelItem, adopt, expand, runs_in_guests
 from kmt.plugin.leaving import Left, complete, leave
 from kmt.plugin.modules import loaded
 from kmt.plugin.options import coverage, settings, take_coverage, travelling_options, words_of
 from kmt.plugin.parts import Part
 from kmt.plugin.replay import HostSession
-from kmt.plugin.works import works
+from kmt.plugin.rows import HOST, choose
+from kmt.plugin.works import jobs_of
 from kmt.results import KernelResult, Made, Outcome, exit_status, gravest
 from kmt.run import durations, expected
-from kmt.run.budget import Budget, budget
+from kmt.run.budget import budget
 from kmt.run.events import Event, Lost, Progress
 from kmt.run.expected import Expected
 from kmt.run.guest import Plan, environment
 from kmt.run.pool import Running
-from kmt.run.shared import Job
 
 if TYPE_CHECKING:
     from kmt.plugin.collect import GuestCollector
 
-HOST = "host"
-"""The word for this machine's own kernel, and the backend that runs it."""
 NOWHERE = ("",)
 """The kernels of a test that may run in none."""
 
@@ -55,15 +53,9 @@ class MatrixPlugin:
         self._config = settings(pytest_config)
         catalogue = self._config.root / self._config.catalogue if self._config.catalogue else None
         self._matrix = matrix.load(catalogue)
-        words = words_of(asked)
-        others = [w for w in words if w != HOST]
-        self._rows = [matrix.Row(HOST)] if HOST in words else []
-        self._rows += self._matrix.select(others) if others else []
-        if not self._rows:
-            raise ConfigError("--kernel names no kernel", hint=f"pytest --kernel default; {task('ls')} lists them")
-        named = {w.removeprefix("v") for w in words}
-        strict = pytest_config.getoption("--kernel-strict")
-        self._strict = frozenset(r.name for r in self._rows if strict or r.name in named)
+        backend, strict = pytest_config.getoption("--kernel-backend"), pytest_config.getoption("--kernel-strict")
+        chosen = choose(words_of(asked), self._matrix, self._config.backend, said=backend, strict=strict)
+        self._chosen, self._rows, self._strict = chosen, chosen.rows, chosen.strict
         part = pytest_config.getoption("--kernel-part")
         self._part = Part.parse(part) if part else None
         file = self._config.root / self._config.expected if self._config.expected else None
@@ -111,7 +103,9 @@ class MatrixPlugin:
         return report
 
     def _collect_in_guest(self, module: pytest.Module, report: pytest.CollectReport, names: list[str]) -> None:
-        if not runs_in_guests(module, self._config.guest, self._config.root):
+        row = next((row for row in self._rows if not row.simulated), None)
+        # What cannot be imported here cannot be run here either, so simulated kernels have no use for it.
+        if row is None or not runs_in_guests(module, self._config.guest, self._config.root):
             return
         if self._pytest.option.collectonly:  # boots nothing
             placeholder = KernelItem.from_parent(
@@ -121,7 +115,6 @@ class MatrixPlugin:
         else:
             try:
                 if self._collector is None:
-                    row = self._rows[0]
                     from kmt.plugin.collect import GuestCollector
 
                     self._collector = GuestCollector(
@@ -129,7 +122,7 @@ class MatrixPlugin:
                     )
                 tests = self._collector.collect(module.nodeid)
             except KmtError as error:
-                report.longrepr = f"{report.longreprtext}\n\nnor in a guest of {self._rows[0].name}: {error}"
+                report.longrepr = f"{report.longreprtext}\n\nnor in a guest of {row.name}: {error}"
                 return
             self._known[module.nodeid] = {test.id for test in tests}
             found = [i for test in tests for i in adopt(test, module, NOWHERE if test.is_host_only else names)]
@@ -167,7 +160,7 @@ class MatrixPlugin:
     def _play(self, session: pytest.Session) -> None:
         items = [item for item in session.items if isinstance(item, KernelItem)]
         ours = budget(self._config)
-        jobs = self._jobs(items, ours)
+        jobs = jobs_of(items, self._chosen, self._backend, self._config, ours)
         properties = {item.kmt_id for item in items if item.is_property}
         playing = HostSession(session, items)
         running = Running(
@@ -187,20 +180,15 @@ class MatrixPlugin:
             self._nowhere_run(playing)
         finally:
             for job in jobs:
-                take_coverage(self._registered().kernel_dir(job.row.name) / "artifacts", self._config.root)
+                name = playing.name_of(job.row.name)
+                take_coverage(self._registered().kernel_dir(name) / "artifacts", self._config.root)
             self.results = [playing.results[j.row.name] for j in jobs if j.row.name in playing.results]
             durations.record(self._config.root, self.results)
-
-    def _jobs(self, items: Sequence[KernelItem], ours: Budget) -> list[Job]:
-        return [
-            Job(row, self._backend(row), row.name in self._strict, ids, work)
-            for row, ids, work in works(items, self._rows, self._config, ours)
-        ]
 
     def _nowhere_run(self, playing: HostSession) -> None:
         """The law of ``strict_skips`` over a whole matrix."""
         default = {row.name for row in self._matrix.rows if row.default}
-        ran = [r for r in playing.results.values() if r.outcome is not Outcome.UNAVAILABLE]
+        ran = [r for r in playing.results.values() if r.outcome is not Outcome.UNAVAILABLE and not r.simulated]
         if not self._config.strict_skips or not default <= set(playing.results):
             return
         skipped = [{t.id for t in result.tests if t.outcome == "skipped" and not t.expected} for result in ran]

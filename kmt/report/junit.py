@@ -3,7 +3,8 @@
 Every test of a guest gets the properties of ``properties`` (the plugin adds them to its reports); after pytest has
 written the file, ``complete`` adds a property a kernel to the suite and a test case for each kernel that did not
 work. Laws: what infrastructure or a build did is an ``<error>``, never a ``<failure>``; an unavailable row is
-``<skipped>`` unless it is named in ``strict``; the suite's counts are right again afterwards.
+``<skipped>`` unless it is named in ``strict``; what ran on simulated kernels is a suite of its own, so that no number
+adds both up; the suites' counts are right again afterwards.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from kmt.errors import ConfigError
 from kmt.paths import published
-from kmt.results import KernelResult, Outcome
+from kmt.results import NOT_APPLICABLE, KernelResult, Outcome
 
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -31,6 +32,11 @@ def properties(kernel: KernelResult) -> list[tuple[str, str]]:
     ]
 
 
+def outcome(word: str) -> list[tuple[str, str]]:
+    """One more, for a test that is not applicable: its case can be nothing but ``<skipped>``."""
+    return [("outcome", word)] if word == NOT_APPLICABLE else []
+
+
 def complete(path: Path, kernels: Sequence[KernelResult], *, strict: Collection[str] = ()) -> None:
     """Add the kernels to the file that pytest wrote at ``path``. ConfigError when it is none or cannot be written."""
     try:
@@ -39,6 +45,7 @@ def complete(path: Path, kernels: Sequence[KernelResult], *, strict: Collection[
         if suite is None:
             raise ConfigError(f"{path} holds no test suite")
         _add(suite, kernels, strict)
+        _divide(document.getroot(), suite)
         with published(path) as work:
             document.write(work, encoding="utf-8", xml_declaration=True)
     except (OSError, ElementTree.ParseError) as error:
@@ -70,6 +77,32 @@ def _case(suite: ElementTree.Element, kernel: KernelResult, strict: Collection[s
     verdict.text = _clean("\n".join(w for w in (kernel.reason, kernel.hint) if w))
     for count in ("tests", "errors" if tag == "error" else "skipped"):
         suite.set(count, str(int(suite.get(count, "0")) + 1))
+
+
+def _divide(root: ElementTree.Element, suite: ElementTree.Element) -> None:
+    """Move the cases of simulated kernels into a suite behind ``suite``."""
+    moved = [case for case in suite.findall("testcase") if _property(case, "simulated") == "true"]
+    if not moved or root is suite:
+        return
+    other = ElementTree.Element("testsuite", {**suite.attrib, "name": f"{suite.get('name', 'tests')} (simulated)"})
+    for case in moved:
+        suite.remove(case)
+        other.append(case)
+        skipped = case.find("skipped")
+        if skipped is not None and _property(case, "outcome") == NOT_APPLICABLE:
+            skipped.set("type", "kmt.not_applicable")
+    root.insert(list(root).index(suite) + 1, other)
+    tags = {"tests": "", "failures": "/failure", "errors": "/error", "skipped": "/skipped"}
+    for count, tag in tags.items():
+        number = len(other.findall(f"testcase{tag}"))
+        other.set(count, str(number))
+        suite.set(count, str(max(0, int(suite.get(count, "0")) - number)))
+    seconds = sum(float(case.get("time", "0")) for case in moved)
+    other.set("time", f"{seconds:.3f}")
+
+
+def _property(case: ElementTree.Element, name: str) -> str:
+    return next((p.get("value", "") for p in case.iter("property") if p.get("name") == name), "")
 
 
 def _clean(text: str) -> str:

@@ -102,9 +102,11 @@ def _fitting(wanted: list[Column], kernels: Sequence[KernelResult], width: int) 
 def table(kernels: Sequence[KernelResult], facts: Sequence[str] = (), width: int = 200) -> Table:
     """The table as rich draws it."""
     wanted = columns(facts)
+    place = next(n for n, column in enumerate(wanted) if column.head == "errors") + 1
     if any(kernel.retried() for kernel in kernels):
-        place = next(n for n, column in enumerate(wanted) if column.head == "errors")
-        wanted.insert(place + 1, Column("retried", lambda k: str(len(k.retried())) if k.tests else NONE, right=True))
+        wanted.insert(place, Column("retried", lambda k: str(len(k.retried())) if k.tests else NONE, right=True))
+    if any(kernel.not_applicable for kernel in kernels):
+        wanted.insert(place, Column("n/a", lambda k: str(len(k.not_applicable)) if k.simulated else NONE, right=True))
     shown = _fitting(wanted, kernels, width)
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in shown:
@@ -127,15 +129,37 @@ def lines(kernels: Sequence[KernelResult]) -> list[str]:
     """What has to be said below the table: why a kernel is not ``ok``, and what did not travel to it."""
     said = []
     for kernel in kernels:
+        if kernel.stands_for and kernel.simulated:
+            said.append(f"{kernel.name}: simulated, for it could not be had: {kernel.stands_for}")
         if kernel.reason:
             hint = f" ({kernel.hint})" if kernel.hint else ""
             said.append(f"{kernel.name}: {kernel.outcome.value}: {kernel.reason}{hint}")
         said += [f"{kernel.name}: made good by another guest: {entry}" for entry in kernel.recovered]
         for test in kernel.tests:
             said += _of_test(kernel.name, test)
+    said += totals(kernels)
     left_out = sorted({entry for kernel in kernels for entry in kernel.left_out})
     said += [f"left out of the guests: {entry}" for entry in left_out]
     return said
+
+
+def totals(kernels: Sequence[KernelResult]) -> list[str]:
+    """Real and simulated results, each by themselves; nothing where nothing is simulated."""
+    simulated = [kernel for kernel in kernels if kernel.simulated]
+    if not simulated:
+        return []
+    real = [kernel for kernel in kernels if not kernel.simulated]
+    said = [_total("real", real)] if real else []
+    gone = sum(len(kernel.not_applicable) for kernel in simulated)
+    more = f"; {gone} not applicable (the results say why)" if gone else ""
+    return [*said, _total("simulated", simulated) + more]
+
+
+def _total(word: str, kernels: Sequence[KernelResult]) -> str:
+    counted = [kernel.counts() for kernel in kernels]
+    sums = {outcome: sum(counts[outcome] for counts in counted) for outcome in counted[0]}
+    said = ", ".join(f"{number} {outcome}" for outcome, number in sums.items() if number) or "no test"
+    return f"{word}: {len(kernels)} kernel{'s' * (len(kernels) > 1)}, {said}"
 
 
 def _of_test(kernel: str, test: TestResult) -> list[str]:

@@ -12,16 +12,19 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kmt.backends.base import Vm
+from kmt.backends.base import Backend, Vm
 from kmt.errors import KmtError
 from kmt.hooks import PHASES
-from kmt.results import GRAVITY, KernelResult, Outcome
+from kmt.matrix import SIMULATED
+from kmt.results import GRAVITY, NOT_APPLICABLE, KernelResult, Outcome
 from kmt.run import artifacts
 from kmt.run.events import Event, Finished, Lost, Progress, Report
 from kmt.run.ledger import Ledger
 from kmt.run.link import CancelledError
 from kmt.run.retries import Retries
 from kmt.run.shared import Job, Shared
+
+NEEDS_A_REAL_ONE = "it needs a real kernel: it does not take the fixture kernel, or is marked real"
 
 
 class InternalError(KmtError):
@@ -54,7 +57,9 @@ class Account:
         self._job, self._shared = job, shared
         self.name = job.row.name
         self.directory = shared.run.kernel_dir(self.name)
-        self.result = KernelResult(self.name, backend=job.backend.name, simulated=job.backend.simulated)
+        self.result = KernelResult(
+            self.name, backend=job.backend.name, simulated=job.backend.simulated, stands_for=job.stands_for
+        )
         self._ledger = Ledger(self.result)
         self._retries = Retries(shared.config.retries)
         self._done: set[str] = set()
@@ -79,7 +84,10 @@ class Account:
                 self._enter(one)
 
     def _enter(self, event: Report | Lost) -> None:
-        if isinstance(event, Lost):
+        if isinstance(event, Lost) and event.outcome == NOT_APPLICABLE:
+            self._done.add(event.id)
+            self.result.not_applicable[event.id] = event.reason
+        elif isinstance(event, Lost):
             self._done.add(event.id)
             before = self._retries.before(event.id)
             self._ledger.lost(event.id, event.reason, event.outcome, retries=before, cause=event.cause)
@@ -134,9 +142,10 @@ class Account:
             self._shared.run.update(self.name, console=vm.console, vm_pid=vm.pid)
 
     def answered(self, seconds: float) -> None:
-        """A guest's agent spoke, so long after its start."""
+        """A guest's agent spoke, so long after its start; what is simulated does not boot."""
         with self._mutex:
-            self.result.boot_seconds = self.result.boot_seconds or round(seconds, 3)
+            if not self.result.simulated:
+                self.result.boot_seconds = self.result.boot_seconds or round(seconds, 3)
 
     def used(self, mib: float | None) -> None:
         """A guest's machine has that much memory for itself; None: nobody could tell."""
@@ -165,6 +174,18 @@ class Account:
         word, cause = "skipped" if tolerated else "error", met.outcome.value
         for nodeid in left:
             self.emit(Lost(self.name, nodeid, met.reason, word, again=number > 0, cause=cause))
+
+    def simulate(self, backend: Backend, why: str) -> None:
+        """The kernel cannot be had, for that reason: from here on it is a simulated one, in its name too."""
+        with self._mutex:
+            self.result.name = self.name + SIMULATED
+            self.result.backend, self.result.simulated, self.result.stands_for = backend.name, True, why
+        self.directory = self._shared.run.kernel_dir(self.result.name)
+
+    def leave_out(self, ids: Iterable[str]) -> None:
+        """Tests that need a real kernel, where there is none."""
+        for nodeid in ids:
+            self.emit(Lost(self.name, nodeid, NEEDS_A_REAL_ONE, NOT_APPLICABLE))
 
     def refuse(self, ids: Iterable[str], why: str) -> None:
         """Tests that cannot be run here at all; an error of theirs, none of the kernel's."""

@@ -41,7 +41,7 @@ class Lost:
     id: str
     reason: str
     outcome: str = "error"
-    """``skipped`` where the row is unavailable and nobody insisted on it."""
+    """``skipped`` where the row is unavailable and nobody insisted on it; ``kmt.results.NOT_APPLICABLE``."""
     again: bool = False
     """Another guest could run it."""
     cause: str = Outcome.FAILED.value

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kmt.explain.verifier import objection
-from kmt.results import KernelResult, TestResult
+from kmt.results import NOT_APPLICABLE, KernelResult, TestResult
 
 FACT_PREFIX = "kmt."
 _WEIGHT = {"passed": 0, "skipped": 1, "failed": 2, "error": 3}
@@ -22,7 +22,10 @@ class Ledger:
     def report(
         self, data: Mapping[str, Any], *, is_property: bool, retries: tuple[str, ...] = (), expected: str = ""
     ) -> None:
-        """Fold in one phase: set-up and tear-down failures are errors; the test is entered at its tear-down."""
+        """Fold in one phase: set-up and tear-down failures are errors; the test is entered at its tear-down.
+
+        One of which a simulated kernel could not tell is entered as not applicable, unless it failed besides.
+        """
         nodeid, when = str(data.get("nodeid")), data.get("when")
         outcome = str(data.get("outcome"))
         if outcome == "failed" and when != "call":
@@ -43,8 +46,13 @@ class Ledger:
         for name, value in _properties(data):
             if name.startswith(FACT_PREFIX):
                 self._result.facts[name.removeprefix(FACT_PREFIX)] = str(value)
+        if data.get("kmt_outcome") == NOT_APPLICABLE and self._result.simulated:
+            self._result.not_applicable[nodeid] = reason(data)
         if when == "teardown":
-            self._result.tests.append(self._open.pop(nodeid))
+            test = self._open.pop(nodeid)
+            if nodeid not in self._result.not_applicable or test.outcome in ("failed", "error"):
+                self._result.not_applicable.pop(nodeid, None)
+                self._result.tests.append(test)
 
     def lost(
         self, nodeid: str, why: str, outcome: str = "error", *, retries: tuple[str, ...] = (), cause: str = ""

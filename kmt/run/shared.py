@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 class Job:
     """What one kernel has to run. ``ids`` are all of its tests in the order in which they are to be shown.
 
-    ``strict``: that its row is unavailable is an error, not a skip.
+    ``strict``: that its row is unavailable is an error, not a skip. ``simulable`` are those of the ids that can run on
+    a simulated kernel; ``stands_for``: why this one is simulated, where that was not asked for; ``instead``: what runs
+    them where the kernel turns out not to be had.
     """
 
     row: Row
@@ -39,6 +41,9 @@ class Job:
     strict: bool
     ids: tuple[str, ...]
     units: tuple[Unit, ...]
+    simulable: frozenset[str] = frozenset()
+    stands_for: str = ""
+    instead: Backend | None = None
 
 
 class Shared:

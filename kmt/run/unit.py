@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kmt import proc
+from kmt.backends import simulated
 from kmt.backends.base import Backend, Vm
 from kmt.deadline import Deadline
 from kmt.errors import AgentError, KmtError, VmError
@@ -53,7 +54,8 @@ class Guests:
 
     def said(self, vm: Vm) -> dict[str, Any]:
         """What tests are told of their kernel."""
-        return {"name": self.account.name, "accelerator": vm.accelerator, "simulated": self.backend.simulated}
+        said = {"name": self.account.result.name, "accelerator": vm.accelerator, "simulated": self.backend.simulated}
+        return said | simulated.told(self.kernel) if self.backend.simulated else said
 
     def bring(self, link: Link, directory: Path) -> Places:
         """Send the project and what was built."""

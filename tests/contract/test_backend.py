@@ -47,7 +47,8 @@ def pytest_generate_tests(metafunc):
 
 
 def test_the_registry_knows_exactly_these():
-    assert set(backends.names()) == set(BACKENDS)
+    # What is simulated is no machine: ``test_simulated.py`` says what it keeps to.
+    assert set(backends.names()) == {*BACKENDS, "simulated"}
 
 
 def test_the_first_frame_says_hello(name, tmp_path):
@@ -255,5 +256,7 @@ def test_the_command_line_is_words_and_starts_nothing(name, tmp_path):
 
 
 def test_an_unknown_backend_names_the_known_ones():
-    with pytest.raises(ConfigError, match=r"no backend 'qemo' \(did you mean 'qemu'\? known: qemu, host, ssh\)"):
+    with pytest.raises(
+        ConfigError, match=r"no backend 'qemo' \(did you mean 'qemu'\? known: qemu, host, ssh, simulated, auto\)"
+    ):
         backends.get("qemo", config=None)

@@ -72,7 +72,10 @@ def settings(bpf_dir):
 
 @pytest.fixture(scope="session")
 def live():
-    """The running kernel, as the harness sees it. (The fixture ``kernel`` says what it is.)"""
+    """The running kernel, as the harness sees it; where it is simulated, what takes this does not run.
+
+    (The fixture ``kernel`` says what it is, and its ``api`` is the kernel, real or simulated.)
+    """
     return LiveKernel()
 
 
@@ -158,6 +161,13 @@ def left_behind():
 
 
 @pytest.fixture(autouse=True)
-def _nothing_left():
+def _nothing_left(request):
+    # Not as an argument: by that, each test here would take the fixture, and run on simulated kernels.
+    kernel = request.getfixturevalue("kernel")
+    if kernel.simulated:
+        before = kernel.api.objects
+        yield
+        assert kernel.api.objects == before, "left behind in the kernel"
+        return
     with nothing_stays():
         yield

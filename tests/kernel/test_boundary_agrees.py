@@ -13,7 +13,7 @@ from kmt.simulator.profile import recorded
 from kmt.simulator.sections import Target
 from kmt.simulator.types import Types
 
-pytestmark = [pytest.mark.thorough, pytest.mark.requires("btf", "root")]
+pytestmark = [pytest.mark.real, pytest.mark.thorough, pytest.mark.requires("btf", "root")]
 
 CHANGING = ("inet_csk_accept", "tcp_recvmsg", "tcp_sendpage")
 

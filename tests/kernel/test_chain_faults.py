@@ -17,7 +17,7 @@ from harness.ebpf.settings import BpfSettings
 from harness.errors import HarnessError
 from harness.watcher import program
 
-pytestmark = pytest.mark.thorough
+pytestmark = [pytest.mark.real, pytest.mark.thorough]
 
 LETTERS = dict(zip("CRP", Stage, strict=True))
 

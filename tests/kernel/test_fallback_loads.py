@@ -98,6 +98,7 @@ def test_a_bad_asset_loses_and_the_prebuilt_wins(live, place, no_compiler, tmp_p
     assert "shared-libraries" in modules_in_use()
 
 
+@pytest.mark.real
 def test_the_runtime_stage_loses_with_its_own_reason(live, kernel, place, no_compiler):
     """Without a compiler it says so where there are headers, and misses the headers first where there are none."""
     spoil(place, "missing")

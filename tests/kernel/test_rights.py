@@ -28,7 +28,7 @@ from harness.errors import BpfError, VerifierError
 from harness.kernel_api import LoadOptions, MapEdit
 from harness.tracer import fentry, kprobe
 
-pytestmark = pytest.mark.thorough
+pytestmark = [pytest.mark.real, pytest.mark.thorough]
 
 MODULE = "shared-libraries"
 HOOKS = ("tracepoint__syscalls__sys_enter_openat", "tracepoint__syscalls__sys_exit_openat")

@@ -20,14 +20,14 @@ NOBODY = 65534
 
 
 @pytest.mark.requires("btf")
-def test_signatures(live):
-    found = live.signatures(["tcp_sendmsg", "no_such_function"])
+def test_signatures(kernel):
+    found = kernel.api.signatures(["tcp_sendmsg", "no_such_function"])
     assert found == {"tcp_sendmsg": Signature(("struct sock *", "struct msghdr *", "size_t"), "int")}
 
 
 @pytest.mark.requires("btf", "fentry")
-def test_every_kernel_has_exactly_one_variant_of_each_hook(live):
-    signatures = live.signatures(probes.functions())
+def test_every_kernel_has_exactly_one_variant_of_each_hook(kernel):
+    signatures = kernel.api.signatures(probes.functions())
     chosen = probes.choose(signatures, TracerSettings())
     for hook in probes.HOOKS:
         fits = [p for p in hook if signatures.get(p.function) == p.signature]
@@ -36,9 +36,9 @@ def test_every_kernel_has_exactly_one_variant_of_each_hook(live):
         assert fits or hook[0].gone
 
 
-def test_symbols(live):
-    assert live.symbols(["tcp_sendmsg", "no_such_symbol"]) == {"tcp_sendmsg"}
-    assert live.symbols([]) == frozenset()
+def test_symbols(kernel):
+    assert kernel.api.symbols(["tcp_sendmsg", "no_such_symbol"]) == {"tcp_sendmsg"}
+    assert kernel.api.symbols([]) == frozenset()
 
 
 def test_probes_agree_with_those_of_the_runner(live, request):
@@ -65,7 +65,7 @@ def test_who_is_not_root_is_told(bpf_dir):
         with pytest.raises(BpfError, match=r"EPERM.*it takes root"):
             BpfObject("shared-libraries", image, LoadOptions())
         with pytest.raises(HarnessError, match="rlimit memlock: "):
-            core.setup(BpfSettings(bpf_dir), "any")
+            core.setup(BpfSettings(bpf_dir), LiveKernel())
 
     assert as_nobody(load) == 0
 
@@ -95,7 +95,7 @@ def test_of_racing_first_callers_one_makes_the_loader(bpf_dir, live):
 
     def first():
         barrier.wait()
-        made.append(core.setup(BpfSettings(bpf_dir), live.release))
+        made.append(core.setup(BpfSettings(bpf_dir), live))
 
     threads = [threading.Thread(target=first) for _ in range(8)]
     for thread in threads:

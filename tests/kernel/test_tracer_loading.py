@@ -29,10 +29,10 @@ TRAMPOLINE = pytest.mark.requires("btf", "fentry")
 
 
 @TRAMPOLINE
-def test_a_wrong_signature_is_refused_before_loading(live, settings, bpf_dir):
+def test_a_wrong_signature_is_refused_before_loading(kernel, bpf_dir):
     """The kernel would load one with too few arguments, and it would read garbage."""
     image = (bpf_dir / "co-re/tracer-fentry.o").read_bytes()
-    actual = live.signatures(probes.functions())
+    actual = kernel.api.signatures(probes.functions())
     changed = [hook for hook in probes.HOOKS if len({probe.program for probe in hook}) > 1]
     wrong = [probe for hook in changed for probe in hook if actual[probe.function] != probe.signature]
     assert len(wrong) == 3, "two hooks changed over time: of five variants two fit"
@@ -43,16 +43,16 @@ def test_a_wrong_signature_is_refused_before_loading(live, settings, bpf_dir):
             signatures={probe.program: (probe.function, probe.signature)},
         )
         with pytest.raises(SignatureError, match=probe.function):
-            live.load("tracer-fentry", image, options)
+            kernel.api.load("tracer-fentry", image, options)
 
 
 @TRAMPOLINE
-def test_a_program_without_a_signature_is_refused(live, bpf_dir):
+def test_a_program_without_a_signature_is_refused(kernel, bpf_dir):
     image = (bpf_dir / "co-re/tracer-fentry.o").read_bytes()
-    other = {"tcp_close": ("tcp_connect", live.signatures(["tcp_connect"])["tcp_connect"])}
+    other = {"tcp_close": ("tcp_connect", kernel.api.signatures(["tcp_connect"])["tcp_connect"])}
     for signatures in ({}, other):
         with pytest.raises(SettingsError, match="no signature of tcp_close was given"):
-            live.load("tracer-fentry", image, LoadOptions(programs=["tcp_close"], signatures=signatures))
+            kernel.api.load("tracer-fentry", image, LoadOptions(programs=["tcp_close"], signatures=signatures))
 
 
 @TRAMPOLINE
@@ -79,9 +79,9 @@ def test_nothing_stays_when_attaching_fails(live, settings, monkeypatch):
 
 
 @TRAMPOLINE
-def test_the_kernel_says_what_it_has(live):
-    assert live.probe(Feature.BTF) is True
-    assert live.probe(Feature.FENTRY) is True
+def test_the_kernel_says_what_it_has(kernel):
+    assert kernel.api.probe(Feature.BTF) is True
+    assert kernel.api.probe(Feature.FENTRY) is True
 
 
 def events_of_ours():

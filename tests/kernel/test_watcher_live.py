@@ -197,6 +197,7 @@ def test_processes_that_end_during_the_start_leave_nothing(watch, log, room):
     assert begun == ended
 
 
+@pytest.mark.real
 def test_processes_in_a_row_leave_nothing_and_exact_counts(watch, log, room, metrics, kernel):
     """Each opens a library and ends at once. No sweep, so that every end has to be heard."""
     number = PROCESSES or (10_000 if kernel.accelerator != "tcg" else 300)
@@ -427,6 +428,7 @@ def test_rules_are_replaced_while_it_runs(watch, log, room):
             wait_for(lambda: pids(watcher, one) == {process.pid, second.pid})
 
 
+@pytest.mark.real
 def test_a_burst_is_counted_whole(watch, log, room, metrics, kernel):
     """Thousands of opens by another process; a hundred thousand are a benchmark."""
     path = libraries.library(room, "libssl.so.3")

@@ -14,7 +14,8 @@ from kmt.results import KernelResult, Made, Outcome, TestResult, to_json
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-NEW_OF_KERNELS, NEW_OF_TESTS = {"error", "recovered"}, {"verifier", "retries", "expected", "cause"}
+NEW_OF_KERNELS = {"error", "recovered", "stands_for", "not_applicable"}
+NEW_OF_TESTS = {"verifier", "retries", "expected", "cause"}
 """Keys that came after version 1 of the results was written: files without them are valid."""
 
 

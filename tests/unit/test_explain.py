@@ -383,3 +383,12 @@ def test_a_kernel_of_another_matrix_is_named(kernel):
     with pytest.raises(ResultsError, match=r"r\.json: no kernel .* in this matrix") as caught:
         rerun.arguments([(kernel, "t.py::a")], ["r.json"], {"6.1"})
     assert str(caught.value).isprintable()
+
+
+def test_what_failed_on_a_simulated_kernel_is_run_again_on_one():
+    pairs = [("5.15-simulated", "t.py::a"), ("5.11-simulated", "t.py::a")]
+    said = rerun.arguments(pairs, ["r.json"], {"5.15", "5.15-simulated"})
+    assert said[:4] == ["--kernel", "5.15-simulated", "--kernel", "5.11-simulated"]
+    assert said[4:] == ["t.py::a[5.15-simulated]", "t.py::a[5.11-simulated]"]
+    with pytest.raises(ResultsError, match="no kernel mine-simulated"):
+        rerun.arguments([("mine-simulated", "t.py::a")], ["r.json"], {"5.15"})

@@ -9,7 +9,7 @@ from kmt.run.ledger import Ledger, reason
 def phases(*outcomes, nodeid="t.py::test", **more):
     for when, outcome in zip(("setup", "call", "teardown"), outcomes, strict=True):
         if outcome is not None:
-            yield {"nodeid": nodeid, "when": when, "outcome": outcome, "duration": 1.0, "longrepr": None, **more}
+            yield {"nodeid": nodeid, "when": when, "outcome": outcome, "duration": 1.0, "longrepr": None} | more
 
 
 def entered(*outcomes, **more):
@@ -85,3 +85,23 @@ JSON = st.recursive(
 @given(st.dictionaries(st.sampled_from(["nodeid", "when", "outcome", "duration", "longrepr", "user_properties"]), JSON))
 def test_no_report_of_a_hostile_guest_breaks_the_ledger(data):
     Ledger(KernelResult("6.1")).report(data, is_property=False)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "simulated", "tests", "left"),
+    [
+        (("passed", "skipped", "passed"), True, [], ["t.py::test"]),
+        (("skipped", None, "passed"), True, [], ["t.py::test"]),
+        (("passed", "skipped", "failed"), True, ["error"], []),
+        (("passed", "skipped", "passed"), False, ["skipped"], []),
+    ],
+)
+def test_what_a_simulated_kernel_could_not_tell_is_no_test_and_no_real_one_may_say_so(outcomes, simulated, tests, left):
+    result = KernelResult("6.1", simulated=simulated)
+    ledger = Ledger(result)
+    for data in phases(*outcomes, longrepr=["t.py", 1, "cannot tell: x"]):
+        if data["outcome"] == "skipped":
+            data["kmt_outcome"] = "not applicable"
+        ledger.report(data, is_property=False)
+    assert [test.outcome for test in result.tests] == tests
+    assert result.not_applicable == dict.fromkeys(left, "cannot tell: x")

@@ -186,3 +186,41 @@ def test_a_catalogue_that_cannot_be_read_says_so(tmp_path):
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match=r"bytes\.toml"):
         matrix.load(tmp_path / "bytes.toml")
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["5.15-simulated"], ["5.15-simulated"]),
+        (["v6.1-simulated", "6.1"], ["6.1-simulated", "6.1"]),
+        (["5.11-simulated"], ["5.11-simulated"]),
+        (["6.1?-simulated"], [f"6.{n}-simulated" for n in (12, 16, 17, 18)]),
+        (["newest-simulated"], ["7.3-simulated"]),
+    ],
+)
+def test_any_word_and_any_version_can_be_asked_for_simulated(words, names):
+    rows = matrix.load().select(words)
+    assert [row.name for row in rows] == names
+    for row in rows:
+        assert row.simulated == row.name.endswith("-simulated")
+        if row.simulated:
+            assert row.series == row.name.removesuffix("-simulated")
+            assert (row.suites, row.image) == ((), None)
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("./bzImage-simulated", "only versions can be simulated"),
+        ("5-simulated", "no kernel '5'"),
+        ("-simulated", "no kernel ''"),
+    ],
+)
+def test_what_has_no_version_cannot_be_simulated(word, said):
+    with pytest.raises(ConfigError, match=said):
+        matrix.load().select([word])
+
+
+def test_no_row_may_be_named_as_if_it_were_simulated():
+    with pytest.raises(ConfigError, match="cannot be a row's name"):
+        matrix.parse('[[kernel]]\nname = "6.1-simulated"\n', HERE)

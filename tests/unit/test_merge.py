@@ -262,3 +262,30 @@ def test_the_table_of_a_verdict_is_no_command_of_github(tmp_path, monkeypatch):
     stop = next(n for n, line in enumerate(lines) if line.startswith("::stop-commands::"))
     go = lines.index(f"::{lines[stop].rpartition(':')[2]}::")
     assert stop < evil < go < next(n for n, line in enumerate(lines) if line.startswith("::error"))
+
+
+def test_parts_that_were_simulated_are_a_row_of_their_own():
+    left = [
+        job("5.10", 1, "passed"),
+        job("5.10-simulated", 2, "passed", simulated=True, not_applicable={"t2.py::9": "why"}),
+        job("6.1-simulated", 1, "passed", simulated=True),
+    ]
+    merged = merge.merge(left, kernels=KERNELS, parts=2)
+    assert [(k.name, k.simulated, k.counts()["passed"], str(k.outcome)) for k in merged.kernels] == [
+        ("5.10-simulated", True, 1, "ok"),
+        ("5.10", False, 1, "ok"),
+        ("6.1-simulated", True, 1, "lost"),
+    ]
+    assert merged.kernels[0].not_applicable == {"t2.py::9": "why"}
+    assert merged.missing == (("6.1", 2),)
+    with pytest.raises(ResultsError, match=r"5\.10-simulated, part 1, is in"):
+        merge.merge([job("5.10", 1), job("5.10-simulated", 1, simulated=True)], kernels=KERNELS, parts=2)
+    with pytest.raises(ResultsError, match=r"5\.10-simulated is not of this matrix"):
+        merge.merge([job("5.10-simulated", 1)], kernels=KERNELS, parts=2)
+
+
+def test_a_matrix_may_have_simulated_rows():
+    left = [job("5.10", 1, "passed", parts=1), job("5.15-simulated", 1, "passed", parts=1, simulated=True)]
+    merged = merge.merge(left, kernels=("5.10", "5.15-simulated"), parts=1)
+    assert [k.name for k in merged.kernels] == ["5.10", "5.15-simulated"]
+    assert merged.made.exit_status == 0

@@ -138,3 +138,44 @@ def test_the_end_of_a_console_is_clean(tmp_path):
     console.write_bytes(noise + b"\r\n\x1b[0;31mpanic\x1b[0m - not syncing\r\n\xff\n\n" + b"\r\nend\x07")
     assert summary.tail(console)[-3:] == ["panic - not syncing", "\N{REPLACEMENT CHARACTER}", "end"]
     assert summary.tail(tmp_path / "none") == []
+
+
+def test_simulated_and_real_kernels_have_totals_of_their_own():
+    assert table.totals(KERNELS[:3]) == []
+    assert table.totals(KERNELS) == [
+        "real: 3 kernels, 21 passed, 1 failed, 2 skipped, 3 error",
+        "simulated: 1 kernel, no test",
+    ]
+    more = KernelResult("5.4-simulated", simulated=True, tests=outcomes(passed=3), not_applicable={"a": "", "b": ""},
+                        stands_for="no archive")  # fmt: skip
+    text = table.render([KERNELS[0], more, KERNELS[3]])
+    assert "simulated: 2 kernels, 3 passed; 2 not applicable" in text
+    assert "real: 1 kernel, 20 passed, 2 skipped" in text
+    assert "5.4-simulated: simulated, for it could not be had: no archive" in text
+    head, _, simulated, _ = text.splitlines()[:4]
+    assert " n/a " in head
+    assert re.search(r" 2 +.* ok \(simulated\)", simulated)
+
+
+def test_junit_has_a_suite_for_what_was_simulated(tmp_path):
+    def case(name, simulated, more=""):
+        held = f'<properties><property name="simulated" value="{simulated}"/>{more}</properties>'
+        return f'<testcase name="{name}" time="1.5">{held}'
+
+    path = suite(
+        tmp_path,
+        '<testsuites><testsuite name="pytest" errors="1" failures="2" skipped="2" tests="6" time="9">'
+        + case("a", "false") + "</testcase>" + case("b", "false") + "<failure/></testcase>"
+        + case("c", "false") + "<skipped/></testcase>" + case("d", "true") + "<failure/></testcase>"
+        + case("e", "true") + "<error/></testcase>"
+        + case("f", "true", '<property name="outcome" value="not applicable"/>')
+        + '<skipped type="pytest.skip"/></testcase>'
+        + "</testsuite></testsuites>",
+    )  # fmt: skip
+    junit.complete(path, [KERNELS[3]])
+    real, simulated = ElementTree.parse(path).getroot()
+    assert [real.get(k) for k in ("name", "tests", "failures", "errors", "skipped")] == ["pytest", "3", "1", "0", "1"]
+    assert [simulated.get(k) for k in ("name", "tests", "failures", "errors", "skipped", "time")] == [
+        "pytest (simulated)", "3", "1", "1", "1", "4.500",
+    ]  # fmt: skip
+    assert simulated.find("testcase[@name='f']/skipped").get("type") == "kmt.not_applicable"

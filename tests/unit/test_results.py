@@ -50,3 +50,15 @@ def test_a_kernel_that_was_cut_off_is_stopped_unless_a_test_of_it_had_failed_by_
     stopped.settle()
     failed.settle()
     assert (stopped.outcome, failed.outcome) == (Outcome.STOPPED, Outcome.FAILED)
+
+
+def test_where_nothing_could_run_on_simulated_kernels_no_test_was_there():
+    def simulated(*tests):
+        result = kernel("ok", *tests, name="5.15-simulated")
+        result.not_applicable = {"t": "why"}
+        return result
+
+    assert exit_status([simulated()], pytest_status=0, strict=[]) == 5
+    assert exit_status([simulated(("passed", False))], pytest_status=0, strict=[]) == 0
+    assert exit_status([simulated(), kernel("ok", ("passed", False))], pytest_status=0, strict=[]) == 0
+    assert exit_status([simulated(FAILED)], pytest_status=1, strict=[]) == 1

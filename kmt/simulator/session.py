@@ -1,0 +1,112 @@
+"""The pytest plugin of a process whose tests run on a simulated kernel (``-p kmt.simulator.session``).
+
+Laws: before a line of the project is run, this machine's own kernel is out of reach (``fence.py``); ``kernel.api`` is
+one simulated kernel for the whole session, whatever the project says of real ones; a test in which that kernel could
+not tell something is neither passed nor failed, however it went on from there; a feature of which nothing can be told
+keeps no test from running, as with real kernels. Which tests come here is ``kmt/plugin``'s to say.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.kernel_api import Feature
+from kmt.errors import CannotTellError
+from kmt.results import NOT_APPLICABLE
+from kmt.simulator import fence
+from kmt.simulator.kernel import SimulatedKernel, simulated
+
+if TYPE_CHECKING:
+    from kmt.guest.plugin import KernelInfo
+
+SEED = 0
+"""Of all simulated kernels: a test that failed fails again."""
+_ANSWERS = ("load", "probe", "signatures", "symbols")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests() -> None:
+    """Nothing of the project has been loaded yet."""
+    fence.close()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have a kernel ready to be asked for."""
+    config.pluginmanager.register(Session(), "kmt-simulated")
+
+
+class Session:
+    """The simulated kernel, made when it is first asked for, and what it could not tell."""
+
+    def __init__(self) -> None:
+        self._room = tempfile.TemporaryDirectory(prefix="kmt-")
+        self._kernel: SimulatedKernel | None = None
+        self._untold: list[str] = []
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_kmt_kernel_api(self, kernel: KernelInfo) -> SimulatedKernel:
+        """The one of that series."""
+        if self._kernel is None:
+            major, minor, _ = kernel.version
+            self._kernel = simulated(f"{major}.{minor}", Path(self._room.name), SEED)
+            for name in _ANSWERS:
+                setattr(self._kernel, name, self._heard(getattr(self._kernel, name)))
+        return self._kernel
+
+    def _heard(self, ask: Callable[..., Any]) -> Callable[..., Any]:
+        """A fallback chain takes "cannot tell" for one more way that lost: what comes of that is no answer either."""
+
+        @functools.wraps(ask)
+        def asked(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return ask(*args, **kwargs)
+            except CannotTellError as error:
+                self._untold.append(str(error))
+                raise
+
+        return asked
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_kmt_probe_simulated(self, feature: str, kernel: KernelInfo) -> bool | None:
+        """What a kernel may have or not; the rest is a project's to say."""
+        if feature in list(Feature):
+            return self.pytest_kmt_kernel_api(kernel).probe(Feature(feature))
+        return kernel.headers if feature == "headers" else None
+
+    def pytest_runtest_logstart(self) -> None:
+        """A test begins."""
+        self._untold.clear()
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Say of a test that could not be told of that it is not applicable."""
+        report = yield
+        said = [str(e) for e in _chain(call.excinfo.value) if isinstance(e, CannotTellError)] if call.excinfo else []
+        why = next(iter(self._untold or said), "")
+        if why and report.when != "teardown" and (report.when == "call" or not report.passed):
+            path, line, _ = item.location
+            report.outcome = "skipped"
+            report.longrepr = (path, line or 0, f"cannot tell: {why}")
+            report.__dict__["kmt_outcome"] = NOT_APPLICABLE
+            report.user_properties.append(("outcome", NOT_APPLICABLE))
+        return report
+
+    def pytest_unconfigure(self) -> None:
+        """Its files go with it."""
+        self._room.cleanup()
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
