@@ -13,11 +13,15 @@ from dataclasses import dataclass, field
 BATCH = 128
 """Places that a processor takes at a time (LOCAL_FREE_TARGET), and nodes that are looked at (LOCAL_NR_SCANS)."""
 
+_CARRIED_BACK = {(6, 12): 117}
+"""By series: the first release that was seen to take fewer at a time."""
+
 
 def batch(version: tuple[int, int, int], size: int, cpus: int) -> int:
     """Places that a processor of that kernel takes at a time: from 6.16 on no more than half of its share."""
-    # commit d4adf1c9ee77: the small map that one processor emptied at once.
-    return max(1, min(BATCH, size // cpus // 2)) if version >= (6, 16, 0) else BATCH
+    # commit d4adf1c9ee77: one processor emptied a small map at once.
+    few = version >= (6, 16, 0) or version[2] >= _CARRIED_BACK.get(version[:2], version[2] + 1)
+    return max(1, min(BATCH, size // cpus // 2)) if few else BATCH
 
 
 @dataclass(eq=False)

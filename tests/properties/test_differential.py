@@ -38,6 +38,7 @@ DRAWN = st.one_of(
     situations.chains(FAULTS),
     situations.loads(),
     situations.loads(),
+    situations.loads(),
     situations.uses(),
     situations.uses(),
     situations.reports(),
@@ -105,7 +106,7 @@ def test_both_come_to_the_same(rig, record_property):
     tally, apart = Counter(), []
 
     @given(DRAWN)
-    @settings(max_examples=SITUATIONS or 50, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=SITUATIONS or 40, suppress_health_check=list(HealthCheck))
     def compare(situation):
         real, simulated = rig.both(situation)
         same = "cannot tell" if simulated is None else real == simulated

@@ -137,7 +137,14 @@ def test_a_small_batch_forgets_less():
 
 @pytest.mark.parametrize(
     ("version", "size", "cpus", "places"),
-    [((6, 1, 0), 16, 1, BATCH), ((6, 16, 0), 16, 1, 8), ((7, 3, 4), 1, 4, 1), ((7, 3, 4), 1 << 20, 4, BATCH)],
+    [
+        ((6, 1, 0), 16, 1, BATCH),
+        ((6, 12, 117), 16, 1, 8),
+        ((6, 15, 9), 16, 1, BATCH),
+        ((6, 16, 0), 16, 1, 8),
+        ((7, 3, 4), 1, 4, 1),
+        ((7, 3, 4), 1 << 20, 4, BATCH),
+    ],
 )
 def test_how_many_places_are_taken_at_a_time(version, size, cpus, places):
     assert batch(version, size, cpus) == places
