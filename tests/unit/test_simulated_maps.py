@@ -214,6 +214,13 @@ def test_read_only_data_stays_as_it_is():
         assert caught.value.code == errno.EPERM
 
 
+def test_a_buffer_is_never_quite_full():
+    """Sixteen events that would fill it to the last byte: the last of them finds no room."""
+    ring, perf = Ring(PAGE), PerfRings(1, 1)
+    assert [ring.output(bytes(256 - 8)) for _ in range(16)] == [0] * 15 + [-errno.EAGAIN]
+    assert [perf.output(bytes(256 - 12), 0) for _ in range(16)] == [0] * 15 + [-errno.ENOSPC]
+
+
 EVENTS = st.lists(st.tuples(st.integers(0, CPUS - 1), st.binary(max_size=600)) | st.none(), max_size=60)
 
 
