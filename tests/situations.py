@@ -86,8 +86,8 @@ MAPS = {
     "shared-libraries": ("open_at_args", "shared_libraries", "counters", "map_err_telemetry_map"),
     "hooks": ("hits",),
     "maps": ("an_array", "a_percpu_array", "a_hash", "a_percpu_hash", "an_lru_hash", "an_lru_percpu_hash",
-             "perf_events", "ring"),
-    "tracer-fentry": ("conn_stats", "conn_close_event"),
+             "perf_events", "ring", "orders", "payload"),
+    "tracer-fentry": ("conn_stats", "conn_close_event", "telemetry", "tcp_stats"),
 }  # fmt: skip
 CONSTANTS = {"shared-libraries": "ringbuffers_enabled", "tracer-fentry": "ringbuffers_enabled", "hooks": "process",
              "maps": "process"}  # fmt: skip

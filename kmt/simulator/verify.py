@@ -123,7 +123,7 @@ def _program(
         *((errno.EINVAL, f"failed to resolve CO-RE relocation: {each.words}") for each in unmet),
         *_helpers(program, seen, told),
         *_arguments(program, seen, told, types),
-        *_uses(seen, at.maps),
+        *_uses(program, seen, at),
     ):
         return Refusal(code, words, program.name)
     return None
@@ -185,20 +185,36 @@ def _unreadable(
             )
 
 
-def _uses(seen: walk.Seen, maps: Mapping[str, Definition]) -> Iterator[tuple[int, str]]:
+def _uses(program: Program, seen: walk.Seen, at: Situation) -> Iterator[tuple[int, str]]:
     """What helpers and instructions do to maps and their values, in the order of the code."""
     found: list[tuple[int, int, str]] = []
+    maps = at.maps
     for call in seen.calls:
         found += [(call.at, code, words) for code, words in _call(call, maps)]
     for access in seen.accesses:
-        at = access.pointer
-        definition = maps.get(at.map) if at.region == VALUE else None
-        if definition is not None and not 0 <= at.offset <= definition.value_size - access.size:
-            size = definition.value_size
-            words = f"invalid access to map value, value_size={size} off={at.offset} size={access.size}"
+        there = access.pointer
+        if there.region == VALUE and not _within(there, access.size, maps):
+            size = maps[there.map].value_size
+            words = f"invalid access to map value, value_size={size} off={there.offset} size={access.size}"
             found.append((access.at, errno.EACCES, words))
     for _, code, words in sorted(found):
         yield code, words
+    if not found:
+        _unsure(program, seen, at)
+
+
+def _within(there: Pointer, size: int, maps: Mapping[str, Definition]) -> bool:
+    return there.map not in maps or 0 <= there.offset <= maps[there.map].value_size - size
+
+
+def _unsure(program: Program, seen: walk.Seen, at: Situation) -> None:
+    """CannotTellError where a value that was made smaller goes to a helper that may want more of it."""
+    for call in seen.calls:
+        for given in call.arguments:
+            name = given.map if isinstance(given, Pointer) and given.region == VALUE else ""
+            declared = at.whole.declared.get(name)
+            if declared is not None and at.maps[name].value_size < declared.value_size:
+                raise CannotTellError(f"program {program.name} gives a value of {name}, made smaller, to a helper")
 
 
 def _call(call: walk.Call, maps: Mapping[str, Definition]) -> Iterator[tuple[int, str]]:
@@ -210,12 +226,14 @@ def _call(call: walk.Call, maps: Mapping[str, Definition]) -> Iterator[tuple[int
         return
     sizes = (definition.key_size, definition.value_size)[: _KEY_AND_VALUE.get(name, 0)]
     for argument, size in zip(call.arguments[1:], sizes, strict=False):
-        beyond = isinstance(argument, Pointer) and argument.region == STACK and argument.offset + size > 0
         if not size:
             yield errno.EACCES, "invalid zero-sized read"
             return
-        if beyond:
+        if isinstance(argument, Pointer) and argument.region == STACK and argument.offset + size > 0:
             yield errno.EACCES, f"invalid read from stack of {size} bytes"
+            return
+        if isinstance(argument, Pointer) and argument.region == VALUE and not _within(argument, size, maps):
+            yield errno.EACCES, f"invalid access to map value of {argument.map}"
             return
     refused = definition.type != wanted if wanted else definition.type in stores.EVENTS and name in _KEY_AND_VALUE
     if refused:
