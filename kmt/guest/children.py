@@ -11,6 +11,7 @@ import ctypes
 import os
 import pty
 import selectors
+import shutil
 import signal
 import socket
 import struct
@@ -18,6 +19,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from . import fresh
@@ -43,8 +45,12 @@ class Child:
     decoder: Decoder = field(default_factory=Decoder)
 
 
-def start_command(request: dict[str, Any]) -> Child:
-    """Start ``argv`` in ``cwd`` with ``env`` added; ``tty`` gives it a terminal of ``rows`` by ``columns``."""
+def start_command(request: dict[str, Any], *, tied: bool) -> Child:
+    """Start ``argv`` in ``cwd`` with ``env`` added; ``tty`` gives it a terminal of ``rows`` by ``columns``.
+
+    ``tied``: it has to end with us by itself, for no machine ends when we do. Only a forked child can be made to; one
+    that is spawned copies none of our memory, which costs an emulated guest more than most commands.
+    """
     argv = [str(a) for a in request["argv"]]
     env = {**os.environ, **request.get("env", {})}
 
@@ -59,7 +65,25 @@ def start_command(request: dict[str, Any]) -> Child:
             _become(exec_it)
         _resize(fd, request.get("rows", 24), request.get("columns", 80))
         return Child(pid, {fd: 1}, stdin=fd)
+    program = shutil.which(argv[0], path=env.get("PATH"))
+    if program and not tied:
+        with contextlib.suppress(OSError):  # exec_it fails alike, where it can say so
+            return _spawn(program, argv, request.get("cwd") or "/", env)
     return _fork(exec_it, with_stdin=True)
+
+
+def _spawn(program: str, argv: list[str], cwd: str, env: dict[str, str]) -> Child:
+    (out_r, out_w), (err_r, err_w), (in_r, in_w) = [os.pipe() for _ in range(3)]
+    streams = [(os.POSIX_SPAWN_DUP2, fd, number) for fd, number in ((in_r, 0), (out_w, 1), (err_w, 2))]
+    ours, here = [out_r, err_r, in_w], Path.cwd()
+    try:
+        os.chdir(cwd)
+        pid = os.posix_spawn(program, argv, env, file_actions=streams, setsid=True)
+        return Child(pid, {ours.pop(0): 1, ours.pop(0): 2}, stdin=ours.pop())
+    finally:
+        os.chdir(here)
+        for fd in (in_r, out_w, err_w, *ours):
+            os.close(fd)
 
 
 def start_function(function: Callable[[socket.socket], int]) -> Child:

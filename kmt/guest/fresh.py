@@ -33,7 +33,7 @@ def hello() -> dict[str, Any]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "version": VERSION,
-        "release": platform.release(),
+        "release": os.uname().release,
         "python": platform.python_version(),
         "cpus": os.cpu_count(),
         "memory_mib": memory >> 20,
@@ -47,8 +47,17 @@ def resume(said: dict[str, Any]) -> None:
     set_clock(said["now"])
     add_entropy(base64.b64decode(said["entropy"]))
     socket.sethostname(said["hostname"])
-    Path("/etc/machine-id").write_text(f"{said['machine_id']}\n")
+    set_machine_id(said["machine_id"])
     reseed()
+
+
+def set_machine_id(digits: str) -> None:
+    """Set it to these 32 hexadecimal digits, in place: they are as many as those before."""
+    fd = os.open("/etc/machine-id", os.O_WRONLY | os.O_CREAT, 0o444)
+    try:
+        os.write(fd, f"{digits}\n".encode())
+    finally:
+        os.close(fd)
 
 
 def set_clock(now: float) -> None:

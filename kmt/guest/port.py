@@ -35,7 +35,7 @@ class Port:
 
     def __init__(self) -> None:
         handed = os.environ.get("KMT_CHANNEL_FD")
-        self._is_socket = handed is not None
+        self.is_socket = handed is not None
         # One descriptor for both ways, or "IN,OUT".
         numbers = [int(word) for word in handed.split(",")] if handed is not None else [os.open(find_port(), os.O_RDWR)]
         self.fd, self._out = numbers[0], numbers[-1]
@@ -74,7 +74,7 @@ class Port:
         except ConnectionResetError as error:
             raise HostGoneError from error
         if not data:
-            if self._is_socket:
+            if self.is_socket:
                 raise HostGoneError
             time.sleep(0.02)
         frames = list(self._decoder.feed(data))
