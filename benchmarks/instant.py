@@ -81,30 +81,37 @@ def seconds(function, *args, **kwargs):
     return time.monotonic() - begin
 
 
-def measures(home, settings, kernel, peer, accelerator):
+def measures(home, settings, kernel, accelerator):
     """Name to a function that measures once."""
     warm = backends.get("qemu", config=settings, accel=accelerator)
     cold = backends.get("qemu", config=dataclasses.replace(settings, snapshots=False), accel=accelerator)
     for backend in (warm, cold):
         backend.prepare(kernel, Machine())
+    plain, ninep = (Virtme(kernel, accelerator, ninep=choice) for choice in (False, True))
     env = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONDONTWRITEBYTECODE": ""}
     ours = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--kernel", kernel.name, "test_two.py"]
-    theirs = [peer.python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_two.py"]
+    theirs = [plain.python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_two.py"]
     execute = [sys.executable, "-m", "invoke", "kmt.exec", kernel.name, "--", "uname", "-r"]
     return {
         "command, warm": lambda: first_command(warm, kernel, home),
         "command, kmt.exec": lambda: seconds(proc.run, execute, cwd=home, env=env),
         "command, cold": lambda: first_command(cold, kernel, home),
-        "command, virtme-ng": lambda: seconds(peer.run, ["uname", "-r"], home, kernel.release),
+        "command, virtme-ng": lambda: seconds(plain.run, ["uname", "-r"], home, kernel.release),
+        "command, virtme-ng, 9p": lambda: seconds(ninep.run, ["uname", "-r"], home, kernel.release),
         "pytest, warm": lambda: seconds(proc.run, ours, cwd=home, env=env),
-        "pytest, virtme-ng": lambda: seconds(peer.run, theirs, home, "2 passed"),
+        "pytest, virtme-ng": lambda: seconds(plain.run, theirs, home, "2 passed"),
+        "pytest, virtme-ng, 9p": lambda: seconds(ninep.run, theirs, home, "2 passed"),
     }
 
 
+COMMANDS = ("command, warm", "command, kmt.exec", "command, cold")
 RATIOS = {
-    "command, virtme-ng": ("command, warm", "command, kmt.exec", "command, cold"),
+    "command, virtme-ng": COMMANDS,
+    "command, virtme-ng, 9p": COMMANDS,
     "pytest, virtme-ng": ("pytest, warm",),
+    "pytest, virtme-ng, 9p": ("pytest, warm",),
 }
+"""Peer to those of ours that it stands against. Its root by virtiofs, as it comes, and by 9p, which is faster."""
 
 
 def report(times, about):
@@ -129,8 +136,7 @@ def main():
         (row,) = matrix.load(home / "kernels.toml").select([row.name])
         kernel = archive.prepare(row, config=settings)
         accelerator = backends.get("qemu", config=settings, accel=options.accel).accelerator(kernel)
-        peer = Virtme(kernel, accelerator)
-        functions = measures(home, settings, kernel, peer, accelerator)
+        functions = measures(home, settings, kernel, accelerator)
         times = {name: [] for name in functions}
         functions["pytest, warm"]()  # makes the snapshot, once
         for number in range(options.pairs):

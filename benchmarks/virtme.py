@@ -1,8 +1,8 @@
 """virtme-ng as a peer to measure against: installed from PyPI into the cache, run on a kernel of ours.
 
-It runs with its own defaults but for two things: the root is shared by 9p (with QEMU 7.2's virtiofsd it would wait
-four seconds for nothing), and the CPU model is one on which emulated kernels do not panic (see
-``kmt/backends/qemu_args.py``). It needs the generic flavour of a kernel: the cloud flavour has no 9p.
+It runs with its own defaults but for the CPU model, which is one on which emulated kernels do not panic (see
+``kmt/backends/qemu_args.py``). With ``ninep`` the root is shared by 9p: by default it is by virtiofs, and with QEMU
+7.2's virtiofsd that takes some three seconds more. It needs the generic flavour of a kernel: the cloud one has no 9p.
 """
 
 import os
@@ -28,7 +28,7 @@ exec qemu-system-x86_64 "$@"
 class Virtme:
     """virtme-ng on one kernel. ``run`` gives what a command printed; ``python`` is its interpreter, with pytest."""
 
-    def __init__(self, kernel, accelerator):
+    def __init__(self, kernel, accelerator, *, ninep):
         home = paths.cache("bench", f"virtme-{VERSION}")
         self._bin = home / "venv" / "bin"
         self.python = self._bin / "python"
@@ -36,7 +36,8 @@ class Virtme:
             self._install(home)
         self._path = f"{home}:{self._bin}"
         # --verbose: without a terminal it prints nothing else.
-        self._argv = [self._bin / "vng", "--force-9p", "--memory", "1G", "--verbose", "--run", kernel.vmlinuz]
+        share = ["--force-9p"] if ninep else []
+        self._argv = [self._bin / "vng", *share, "--memory", "1G", "--verbose", "--run", kernel.vmlinuz]
         if accelerator == "tcg":
             self._argv += ["--disable-kvm", "--qemu", home / "qemu"]
 
