@@ -26,6 +26,7 @@ from virtme import VERSION, Virtme
 from kmt import archive, backends, config, matrix, proc
 from kmt.backends.base import Machine
 from kmt.deadline import Deadline
+from kmt.errors import KmtError
 from kmt.guest.wire import Kind
 from kmt.run.link import Link
 
@@ -81,6 +82,16 @@ def seconds(function, *args, **kwargs):
     return time.monotonic() - begin
 
 
+def measured(name, function):
+    """One figure. Emulated, on several processors, the peer's kernel panics now and then: it is tried again, aloud."""
+    for _ in range(3):
+        try:
+            return round(function(), 4)
+        except KmtError as error:
+            print(f"{name} once more: {str(error).splitlines()[-1]}", file=sys.stderr, flush=True)
+    raise SystemExit(f"{name} failed three times in a row")
+
+
 def measures(home, settings, kernel, accelerator):
     """Name to a function that measures once."""
     warm = backends.get("qemu", config=settings, accel=accelerator)
@@ -90,7 +101,7 @@ def measures(home, settings, kernel, accelerator):
     plain, ninep = (Virtme(kernel, accelerator, ninep=choice) for choice in (False, True))
     env = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONDONTWRITEBYTECODE": ""}
     ours = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--kernel", kernel.name, "test_two.py"]
-    theirs = [plain.python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_two.py"]
+    theirs = [ninep.python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_two.py"]
     execute = [sys.executable, "-m", "invoke", "kmt.exec", kernel.name, "--", "uname", "-r"]
     return {
         "command, warm": lambda: first_command(warm, kernel, home),
@@ -99,7 +110,6 @@ def measures(home, settings, kernel, accelerator):
         "command, virtme-ng": lambda: seconds(plain.run, ["uname", "-r"], home, kernel.release),
         "command, virtme-ng, 9p": lambda: seconds(ninep.run, ["uname", "-r"], home, kernel.release),
         "pytest, warm": lambda: seconds(proc.run, ours, cwd=home, env=env),
-        "pytest, virtme-ng": lambda: seconds(plain.run, theirs, home, "2 passed"),
         "pytest, virtme-ng, 9p": lambda: seconds(ninep.run, theirs, home, "2 passed"),
     }
 
@@ -108,7 +118,6 @@ COMMANDS = ("command, warm", "command, kmt.exec", "command, cold")
 RATIOS = {
     "command, virtme-ng": COMMANDS,
     "command, virtme-ng, 9p": COMMANDS,
-    "pytest, virtme-ng": ("pytest, warm",),
     "pytest, virtme-ng, 9p": ("pytest, warm",),
 }
 """Peer to those of ours that it stands against. Its root by virtiofs, as it comes, and by 9p, which is faster."""
@@ -141,7 +150,7 @@ def main():
         functions["pytest, warm"]()  # makes the snapshot, once
         for number in range(options.pairs):
             for name, function in functions.items():
-                times[name].append(round(function(), 4))
+                times[name].append(measured(name, function))
             print(f"round {number + 1} of {options.pairs}", file=sys.stderr, flush=True)
     about = {"kernel": kernel.release, "accelerator": accelerator, "cores": os.cpu_count(), "virtme-ng": VERSION}
     result = report(times, about)
