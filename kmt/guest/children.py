@@ -28,6 +28,8 @@ from .wire import Decoder, Frame, Kind, pack
 
 _COMMAND_NOT_FOUND = 127
 _PR_SET_PDEATHSIG = 1
+_IGNORED = [signal.SIGPIPE]
+"""By Python; and what is ignored stays so in what is started."""
 
 
 @dataclass
@@ -55,7 +57,8 @@ def start_command(request: dict[str, Any], *, tied: bool) -> Child:
     env = {**os.environ, **request.get("env", {})}
 
     def exec_it() -> None:
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and what is ignored stays so
+        for number in _IGNORED:
+            signal.signal(number, signal.SIG_DFL)
         os.chdir(request.get("cwd") or "/")
         os.execvpe(argv[0], argv, env)
 
@@ -78,7 +81,7 @@ def _spawn(program: str, argv: list[str], cwd: str, env: dict[str, str]) -> Chil
     ours, here = [out_r, err_r, in_w], Path.cwd()
     try:
         os.chdir(cwd)
-        pid = os.posix_spawn(program, argv, env, file_actions=streams, setsid=True)
+        pid = os.posix_spawn(program, argv, env, file_actions=streams, setsid=True, setsigdef=_IGNORED)
         return Child(pid, {ours.pop(0): 1, ours.pop(0): 2}, stdin=ours.pop())
     finally:
         os.chdir(here)
