@@ -1,7 +1,8 @@
 """(pure) What is said to ssh and what it says back: a machine's address, the command, the facts, why it failed.
 
-Laws: nothing of a row can be taken for an option; a host key that is not known, or has changed, is never accepted;
-nothing is ever asked (BatchMode); each way to fail is one line with the command that mends it.
+Laws: nothing of a row can be taken for an option; a host key that is not known, or has changed, is not accepted, unless
+the row's own ``ssh_config`` says in so many words that it may be; nothing is ever asked (BatchMode); each way to fail
+is one line with the command that mends it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ LOADER = "import sys;exec(eval(sys.stdin.buffer.readline()))"
 """(in a shell, as Python) Runs the program whose ``repr`` is the first line of standard input."""
 OPTIONS = {
     "BatchMode": "yes",
-    "StrictHostKeyChecking": "yes",
     "ConnectTimeout": "10",
     "ServerAliveInterval": "5",
     "ServerAliveCountMax": "3",
@@ -62,7 +62,10 @@ class Target:
 
     def command(self, log: str) -> list[str]:
         """What starts ``kmt/guest/far.py`` there; ssh's own words go into the file ``log``."""
-        options = [word for key, value in OPTIONS.items() for word in ("-o", f"{key}={value}")]
+        # Without a word on it ssh would ask about unknown keys, which in batch mode is a no. A file for this machine
+        # alone may say otherwise (Vagrant's do, whose machines get new keys); what is said for all machines may not.
+        strict = {} if self.config else {"StrictHostKeyChecking": "yes"}
+        options = [word for key, value in (OPTIONS | strict).items() for word in ("-o", f"{key}={value}")]
         # The login shell may be any: a word that none of them reads in its own way, between plain quotes.
         return [*self.ssh("-T", "-x", "-a", "-E", log, *options), f"exec {shlex.join([*self.python, '-c', LOADER])}"]
 

@@ -122,6 +122,12 @@ def test_what_keeps_us_out_is_said_in_one_line(sshd, made, changes, said):
     assert [file.read_bytes() for file in known] == before  # above all, no key was accepted
 
 
+def test_a_file_for_this_machine_may_say_that_its_key_does_not_matter(sshd, made):
+    row = sshd.row(known="changed")
+    row.ssh_config.write_text(f"{row.ssh_config.read_text()}    StrictHostKeyChecking no\n")
+    assert made.kernel(row).release == platform.release()
+
+
 def test_a_configuration_that_ssh_cannot_read(sshd, made):
     row = sshd.row(key="broken")
     row.ssh_config.write_text("Nonsense yes\n")
@@ -265,7 +271,7 @@ def test_listing_fetching_and_a_command_there(sshd, project):
     assert text == "travelled"
     name, command = dry_run(project.root, [], "", "")
     assert name == "# board"
-    assert "StrictHostKeyChecking=yes" in command
+    assert "BatchMode=yes" in command
 
 
 def test_its_processes_are_few(sshd, made, tmp_path):

@@ -53,6 +53,11 @@ def test_files_are_relative_to_the_catalogue_and_python_is_words():
     assert target.command("log")[-1].startswith("exec sudo -n '/opt/my python' -c 'import sys;")
 
 
+def test_what_is_said_for_all_machines_loosens_no_check_of_keys_and_a_file_for_this_one_may():
+    assert "StrictHostKeyChecking=yes" in BOARD.command("log")
+    assert "StrictHostKeyChecking" not in " ".join(Target.of(row('ssh = "board"\nssh_config = "x"')).command("log"))
+
+
 @given(st.text())
 def test_no_address_becomes_an_option_or_a_second_word(text):
     quoted = json.dumps(text)
