@@ -8,6 +8,7 @@ compiles it; what only one kernel's guest gets is made by ``build_kernel.py``. T
     runtime/NAME.bpf.c                  the source, and the headers beside it
     runtime/include/...                 the headers of the include directories, and libbpf's
     runtime/manifest.json               the digest of each of these, and the flags to compile them with
+    bin/NAME                            a C program for tests, see ``workloads.py``
 
 Laws: named by its content (sources, headers, commands, exact compiler), so a change of any of them builds anew and
 nothing else does; equal content gives equal bytes, wherever the project lies; what a source includes of the project
@@ -16,27 +17,24 @@ reaches the guest too, or it is an error.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kmt import recipes
-from kmt.config import Config
+from kmt import recipes, workloads
+from kmt.config import Config, matched
+from kmt.diagnostics import dependencies, explain
 from kmt.errors import BuildError, ConfigError
-from kmt.paths import cache, locked, published
+from kmt.paths import cache, digest, locked, published
 from kmt.roots.compiler import Compiler, native
 from kmt.roots.rootfs import Progress, quiet
 
 SUFFIX = ".bpf.c"
 DEBUG = "-debug"
-_ERROR = re.compile(r"([^\s:][^:]*(:\d+){0,2}: )?(fatal )?error: |LLVM ERROR: ")
-_NEXT = re.compile(r"[^\s:][^:]*:\d+:\d+: |In file included from |\d+ (error|warning)s? |PLEASE submit a bug report")
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class BuiltTree:
     """What guests get: the directory, and its objects by name (``tracer``, ``tracer-debug``).
 
     ``sources`` by name, relative to the project's root, ``files`` with their digests as the manifest has them;
-    ``identity`` stands for all of it and for the compiler.
+    ``identity`` stands for all of it but the workloads, and for the compiler.
     """
 
     dir: Path
@@ -66,9 +64,9 @@ class Inputs:
 
 def build(config: Config, *, progress: Progress = quiet) -> BuiltTree:
     """Build what is not built yet. Raises ConfigError for the settings, BuildError with the compiler's words."""
-    inputs = survey(config)
-    if not inputs.sources:
-        return _publish(config.root, inputs, {}, "")
+    inputs, programs = survey(config), workloads.survey(config)
+    if not inputs.sources and not programs:
+        return _publish(config.root, inputs, {}, {}, "")
     compiler = Compiler(progress)
     jobs = {}
     for name, source in inputs.sources.items():
@@ -83,7 +81,7 @@ def build(config: Config, *, progress: Progress = quiet) -> BuiltTree:
     missing = [name for name in objects if not objects[name].is_file()]
     try:
         _compile_all(missing, jobs, objects, _Job(config, inputs, compiler), progress)
-        return _publish(config.root, inputs, objects, common)
+        return _publish(config.root, inputs, objects, workloads.compiled(config.root, programs, compiler), common)
     except OSError as error:
         raise BuildError(f"the objects could not be written: {error}") from error
 
@@ -110,19 +108,11 @@ def survey(config: Config) -> Inputs:
 
 
 def _sources(config: Config) -> list[Path]:
-    found: dict[Path, None] = {}
-    for pattern in config.sources:
-        try:
-            matches = sorted(p for p in config.root.glob(pattern) if p.is_file())
-        except (NotImplementedError, ValueError) as error:
-            raise ConfigError(f"[tool.kmt] sources: {pattern!r}: {error}") from None
-        if not matches:
-            raise ConfigError(f"[tool.kmt] sources: {pattern!r} matches no file in {config.root}")
-        odd = next((p for p in matches if not p.name.endswith(SUFFIX) or p.name == SUFFIX), None)
-        if odd is not None:
-            raise ConfigError(f"[tool.kmt] sources: {odd} is not named NAME{SUFFIX}")
-        found.update(dict.fromkeys(matches))
-    return list(found)
+    found = matched(config.root, "sources", config.sources)
+    odd = next((p for p in found if not p.name.endswith(SUFFIX) or p.name == SUFFIX), None)
+    if odd is not None:
+        raise ConfigError(f"[tool.kmt] sources: {odd} is not named NAME{SUFFIX}")
+    return found
 
 
 def _add(runtime: dict[str, tuple[Path, bytes]], place: str, path: Path) -> None:
@@ -175,27 +165,6 @@ class _Job:
                 )
 
 
-def dependencies(text: str) -> list[str]:
-    """(pure) The files that a rule written by ``-MMD`` names, the source first."""
-    _, _, names = text.replace("\\\n", " ").partition(": ")
-    return [re.sub(r"\\([ #])", r"\1", name).replace("$$", "$") for name in re.findall(r"(?:\\.|[^\s\\])+", names)]
-
-
-def explain(said: str, status: int, most: int = 3) -> str:
-    """(pure) The compiler's first errors, each with place, reason and line; warnings and notes are left out."""
-    lines = said.splitlines()
-    starts = [number for number, line in enumerate(lines) if _ERROR.match(line)]
-    if not starts:
-        return "\n".join(lines[-6:]) or f"it ended with status {status} and said nothing"
-    shown = []
-    for start in starts[:most]:
-        end = next((n for n in range(start + 1, len(lines)) if _NEXT.match(lines[n])), len(lines))
-        shown += lines[start : min(end, start + 5)]
-    if len(starts) > most:
-        shown.append(f"(and {len(starts) - most} more)")
-    return "\n".join(shown)
-
-
 def _compile_all(
     names: Sequence[str],
     jobs: dict[str, tuple[Path, list[str]]],
@@ -223,15 +192,17 @@ def _compile_all(
         progress("building objects", len(names), len(names))
 
 
-def _publish(root: Path, inputs: Inputs, objects: dict[str, Path], common: str) -> BuiltTree:
+def _publish(
+    root: Path, inputs: Inputs, objects: Mapping[str, Path], programs: Mapping[str, Path], common: str
+) -> BuiltTree:
     """Lay the tree out, unless it is there; files and directories are for everybody to read and nobody to change."""
     files = recipes.digests({p.removeprefix("runtime/"): content for p, content in inputs.runtime.items()})
     manifest = json.dumps({"flags": recipes.runtime_flags(native()), "files": files}, indent=1)
     identity = digest(common, manifest, json.dumps([(n, p.name) for n, p in sorted(objects.items())]))
     sources = {name: Path(os.path.relpath(path, root)) for name, path in inputs.sources.items()}
-    target = cache("built") / identity
+    target = cache("built") / (digest(identity, *(path.name for path in programs.values())) if programs else identity)
     if not target.is_dir():
-        with locked(f"built-{identity}"):
+        with locked(f"built-{target.name}"):
             if not target.is_dir():
                 with published(target) as work:
                     for place, content in inputs.runtime.items():
@@ -240,6 +211,9 @@ def _publish(root: Path, inputs: Inputs, objects: dict[str, Path], common: str) 
                     for name, made in objects.items():
                         (work / "co-re").mkdir(parents=True, exist_ok=True)
                         shutil.copyfile(made, work / "co-re" / f"{name}.o")
+                    for name, made_once in programs.items():
+                        (work / "bin").mkdir(exist_ok=True)
+                        shutil.copyfile(made_once, work / "bin" / name)
                     for room in ("co-re", "runtime"):
                         (work / room).mkdir(parents=True, exist_ok=True)
                     (work / "runtime/manifest.json").write_text(manifest)
@@ -249,15 +223,6 @@ def _publish(root: Path, inputs: Inputs, objects: dict[str, Path], common: str) 
 
 
 def for_everybody(tree: Path) -> None:
-    """Let everybody read a tree and nobody but its owner change it."""
+    """Let everybody read a tree, run what is in its ``bin``, and nobody but its owner change it."""
     for path in [tree, *tree.rglob("*")]:
-        path.chmod(0o755 if path.is_dir() else 0o644)
-
-
-def digest(*parts: str | bytes) -> str:
-    """A digest of the parts and of where each ends."""
-    whole = hashlib.sha256()
-    for part in parts:
-        data = part.encode() if isinstance(part, str) else part
-        whole.update(len(data).to_bytes(8, "little") + data)
-    return whole.hexdigest()[:32]
+        path.chmod(0o755 if path.is_dir() or path.parent == tree / "bin" else 0o644)

@@ -23,11 +23,12 @@ from pathlib import Path
 
 from kmt import embedded, recipes
 from kmt.archive import btf, bzimage
-from kmt.build import BuiltTree, digest, explain, for_everybody
+from kmt.build import BuiltTree, for_everybody
 from kmt.config import Config
+from kmt.diagnostics import explain
 from kmt.errors import BuildError, ConfigError
 from kmt.kernel import Kernel
-from kmt.paths import cache, locked, published
+from kmt.paths import cache, digest, locked, published
 from kmt.roots.compiler import Compiler, native
 
 LAYOUT = "1"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -47,6 +48,8 @@ class Config:
     """Include directories for them, relative to root."""
     prebuilt: tuple[str, ...] = ()
     """Globs of those sources that are also compiled for each kernel: an object of its own, and against its headers."""
+    workloads: tuple[str, ...] = ()
+    """Globs of C programs (``*.c``, one file each) that every guest receives as ``$KMT_BPF_DIR/bin/NAME``."""
     start: tuple[str, ...] = ()
     """Options for pytest in ``kmt.start`` where none are given behind ``--``: a selection that is over soon."""
     demo: tuple[str, ...] = ()
@@ -145,3 +148,17 @@ def _typed(path: Path, key: str, value: Any, kind: Any) -> Any:
         return tuple(value)
     wanted = {str: "a string", int: "a whole number", bool: "true or false"}.get(kind, "a list of strings")
     raise ConfigError(f"{path}: [tool.kmt] {key} must be {wanted}, not {value!r}")
+
+
+def matched(root: Path, key: str, patterns: Iterable[str]) -> list[Path]:
+    """The files under ``root`` that the globs of a key mean, each once. ConfigError for a glob that means none."""
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        try:
+            matches = sorted(p for p in root.glob(pattern) if p.is_file())
+        except (NotImplementedError, ValueError) as error:
+            raise ConfigError(f"[tool.kmt] {key}: {pattern!r}: {error}") from None
+        if not matches:
+            raise ConfigError(f"[tool.kmt] {key}: {pattern!r} matches no file in {root}")
+        found.update(dict.fromkeys(matches))
+    return list(found)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import glob
+import hashlib
 import os
 import shutil
 import tempfile
@@ -100,3 +101,12 @@ def sweep(work: Path) -> bool:
 def leftovers() -> list[Path]:
     """What makers that were killed may have left anywhere in the cache, for ``sweep``."""
     return sorted(path for path in cache().glob("*/.*") if path.is_dir())
+
+
+def digest(*parts: str | bytes) -> str:
+    """A digest of the parts and of where each ends: what things are called that are named by their content."""
+    whole = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        whole.update(len(data).to_bytes(8, "little") + data)
+    return whole.hexdigest()[:32]

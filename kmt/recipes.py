@@ -1,4 +1,5 @@
-"""(pure) How a source is compiled: the command lines of the three builds, and what a compiled output is called.
+"""(pure) How a source is compiled: the command lines of the three builds, and what a compiled output is called; and
+that of an ordinary C program for guests.
 
 CO-RE: once, types of the source's own. Prebuilt: for one kernel, with ``vmlinux.h`` of its BTF. Runtime: against one
 kernel's headers, read for the machine, because they hold its inline assembly, but optimised for eBPF (a loop laid out
@@ -58,6 +59,13 @@ def prebuilt(source: str, types: str, *, include: Sequence[str], target: Target)
         *(f"-I{directory}" for directory in include),
         *(f"-isystem{types}", f"-I/usr/include/{target.triplet}", "-c", source),
     ]
+
+
+def workload(source: str, output: str, *, target: Target) -> list[str]:
+    """An ordinary program for guests: it brings its C library, for theirs may be another."""
+    strict = ("-Wall", "-Wextra", "-Werror")
+    common = ("-O2", "-std=gnu11", "-static", "-pthread", "-fno-color-diagnostics", "-Wl,--build-id=none", "-s")
+    return ["clang", "--target=" + target.triplet, *common, *strict, "-o", output, source]
 
 
 def runtime_flags(target: Target) -> list[str]:

@@ -54,8 +54,15 @@
 enum tcp_state {
 	TCP_ESTABLISHED_STATE = 1,
 	TCP_SYN_SENT_STATE = 2,
+	TCP_FIN_WAIT1_STATE = 4,
+	TCP_FIN_WAIT2_STATE = 5,
 	TCP_CLOSE_STATE = 7,
+	TCP_LAST_ACK_STATE = 9,
+	TCP_CLOSING_STATE = 11,
 };
+
+/* sock_common.skc_flags: the other side has ended its half (SOCK_DONE, which tcp_fin sets and nothing else of TCP). */
+#define FIN_RECEIVED (1UL << 1)
 
 #if defined(COMPILE_PREBUILT) || defined(COMPILE_RUNTIME)
 #undef BPF_CORE_READ
@@ -92,6 +99,7 @@ struct sock_common {
 	unsigned short skc_family;
 	unsigned char skc_state;
 	possible_net_t skc_net;
+	unsigned long skc_flags;
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
 };
@@ -120,6 +128,11 @@ struct tcp_sock {
 	__u32 mdev_us;
 	__u32 total_retrans;
 	__u32 copied_seq;
+	__u32 rcv_nxt;
+	__u32 write_seq;
+	__u32 snd_una;
+	__u64 bytes_received;
+	__u64 bytes_acked;
 };
 
 typedef struct {

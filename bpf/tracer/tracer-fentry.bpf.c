@@ -8,12 +8,14 @@
  * Counts: bytes that send calls took and receive calls gave; splice and sendfile too, in both directions. A peek counts
  * nothing: the bytes count when they are read. Nor does what comes from the error queue. A UDP datagram counts whole,
  * also if the reader's buffer was smaller. TCP packets are segments, UDP packets datagrams (one a call with UDP_SEGMENT).
- * Misses: TCP bytes that leave a socket by zero-copy receive or a sockmap; bytes of kTLS, which takes sendmsg and recvmsg
- * over, and of MPTCP (its subflows are seen as connections without bytes); UDP that is sent or read by the kernel itself;
- * bytes of a corked datagram until the next send call where setsockopt sends it; what a connection did before the
- * programs were in; calls for which the kernel passes a program by, because a task of the same CPU was preempted within
- * it (counted: Tracer.missed). Where kernels preempt themselves (7.3 as Debian configures it, not 6.18) a busy CPU does
- * that often; bpf_preempt_disable is no help, for what it put off happens at its end, still within the program.
+ * At the end of a TCP connection the socket's own counts are asked, and what calls moved whose program did not run is
+ * added (tracer-counts.h): so these bytes are late, and not missed. The same goes for what no call of these moved: zero-copy
+ * receive, a sockmap, the records of kTLS, the bytes of MPTCP's subflows; and an urgent byte that a reader skips.
+ * Misses: UDP that is sent or read by the kernel itself; bytes of a corked datagram until the next send call where
+ * setsockopt sends it; what a connection did before the programs were in; UDP calls and the beginnings of connections for
+ * which the kernel passes a program by, because a task of the same CPU was preempted within it (counted: Tracer.missed).
+ * Where kernels preempt themselves (7.3 as Debian configures it, not 6.18) a busy CPU does that often;
+ * bpf_preempt_disable is no help, for what it put off happens at its end, still within the program.
  * Oldest kernel: 5.8 on x86-64 (BPF trampoline 5.5, bpf_get_ns_current_pid_tgid 5.7), with its own BTF.
  *
  * Several kernel functions changed their arguments over time. A program with one argument too few loads without an

@@ -6,6 +6,7 @@
 #define TRACER_TCP_H
 
 #include "tracer-connections.h"
+#include "tracer-counts.h"
 #include "tracer-sockets.h"
 
 /* A connection begins: whatever is still known of its socket or of its addresses is over. */
@@ -18,6 +19,7 @@ static __always_inline void tcp_begin(struct sock *sk, __u32 pid, __u8 direction
 
 	if (!read_socket(&fresh.tuple, sk, pid, CONN_TCP) || !is_collected(&fresh.tuple))
 		return;
+	fresh.sent_before = direction == CONN_DIRECTION_OUTGOING ? SYN_SENT_COUNT : 0;
 	log_debug("port %u to %u of process %u begins", fresh.tuple.sport, fresh.tuple.dport, pid);
 	fill_new(&stats, direction);
 	if (map_update(tracked_sockets, &key, &fresh) || map_update(conn_stats, &fresh.tuple, &stats)) {
@@ -99,18 +101,28 @@ static __always_inline void count_segments(struct conn_stats *stats, struct sock
 	stats->recv_packets = BPF_CORE_READ(tcp, segs_in);
 }
 
-/* The socket's connection; one that is new to us belongs to this process. NULL: not to be followed, or no room. */
-static __always_inline struct tracked_socket *tcp_tracked(struct sock *sk, __u32 pid, bool *lost)
+/*
+ * The socket's connection; one that is new to us belongs to this process, and begins with these bytes. Or with its
+ * first, where its end of the connect was not seen, or is still to come (fast open). NULL: not to be followed, or no room.
+ */
+static __always_inline struct tracked_socket *tcp_tracked(struct sock *sk, __u32 pid, __u64 sent, __u64 received,
+							  bool *lost)
 {
 	__u64 key = (__u64)sk;
 	struct tracked_socket *tracked = bpf_map_lookup_elem(&tracked_sockets, &key);
 	struct tracked_socket fresh = {};
+	__u64 *process;
 
 	*lost = false;
 	if (tracked)
 		return tracked;
+	process = bpf_map_lookup_elem(&tcp_ongoing_connect_pid, &key);
+	if (process)
+		pid = *process >> 32;
 	if (!read_socket(&fresh.tuple, sk, pid, CONN_TCP) || !is_collected(&fresh.tuple))
 		return NULL;
+	fresh.sent_before = process ? SYN_SENT_COUNT : sent_count(sk) - sent;
+	fresh.received_before = process ? 0 : received_count(sk) - received;
 	map_insert(tracked_sockets, &key, &fresh);
 	tracked = bpf_map_lookup_elem(&tracked_sockets, &key);
 	if (!tracked) {
@@ -130,7 +142,7 @@ static __always_inline void tcp_transferred(struct sock *sk, __u64 sent, __u64 r
 
 	if (!process)
 		return;
-	tracked = tcp_tracked(sk, process >> 32, &lost);
+	tracked = tcp_tracked(sk, process >> 32, sent, received, &lost);
 	if (!tracked) {
 		if (lost)
 			lose_bytes(sent, received);
@@ -139,6 +151,11 @@ static __always_inline void tcp_transferred(struct sock *sk, __u64 sent, __u64 r
 	stats = stats_of(&tracked->tuple, &begun);
 	if (!stats) {
 		lose_bytes(sent, received);
+		/* They are called lost: not to be told at the end as well. */
+		if (sent)
+			__sync_fetch_and_add(&tracked->sent_before, (__u32)sent);
+		if (received)
+			__sync_fetch_and_add(&tracked->received_before, (__u32)received);
 		return;
 	}
 	add_bytes(stats, sent, received);
@@ -222,16 +239,19 @@ static __always_inline void tcp_collect(struct conn *conn, struct sock *sk)
 static __always_inline bool tcp_end(void *ctx, struct sock *sk)
 {
 	__u64 key = (__u64)sk;
-	struct tracked_socket *tracked = bpf_map_lookup_elem(&tracked_sockets, &key);
+	struct tracked_socket *known = bpf_map_lookup_elem(&tracked_sockets, &key);
+	struct tracked_socket tracked;
 	struct conn conn = {};
 
-	if (!tracked)
+	if (!known)
 		return false;
-	conn.tuple = tracked->tuple;
+	tracked = *known;
+	conn.tuple = tracked.tuple;
 	/* Of two who end it the one that takes it out tells. */
 	if (bpf_map_delete_elem(&tracked_sockets, &key))
 		return true;
 	tcp_collect(&conn, sk);
+	add_missing(&conn.stats, &tracked, sk);
 	count(tcp_closed);
 	tell_closed(ctx, &conn);
 	return true;

@@ -92,7 +92,7 @@ def choose(root: Path, word: str, backend: str, accel: str) -> Chosen:
 
 def _programs(settings: Config, kernel: Kernel, progress: Progress) -> list[Path]:
     """Built for that kernel; programs that cannot be built keep nobody out of a guest."""
-    if not settings.sources:
+    if not (settings.sources or settings.workloads):
         return []
     try:
         return build_kernel.directories(settings, build.build(settings, progress=progress), kernel)

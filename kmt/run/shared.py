@@ -70,7 +70,7 @@ class Shared:
 
     def objects(self) -> BuiltTree | None:
         """The project's eBPF objects, built once; a failure is every kernel's. None without sources."""
-        if not self.config.sources:
+        if not (self.config.sources or self.config.workloads):
             return None
         with self._once:
             if not self._objects:

@@ -62,6 +62,55 @@ def sections(path):
         return elf.header["e_machine"], {section.name for section in elf.iter_sections()}
 
 
+@pytest.fixture
+def load(project):
+    """The project with a C program beside its eBPF."""
+    (project.root / "src/load.c").write_text('#include <stdio.h>\nint main(void) { return puts("hello") < 0; }\n')
+    return replace(project, workloads=("src/load.c",))
+
+
+def test_a_workload_is_in_the_tree_and_runs_without_a_library(load):
+    built = build.build(load)
+    program = built.dir / "bin/load"
+    with program.open("rb") as file:
+        assert not any(segment.header.p_type == "PT_INTERP" for segment in ELFFile(file).iter_segments())
+    assert subprocess.run([program], check=True, capture_output=True, text=True).stdout == "hello\n"
+    assert oct(program.stat().st_mode & 0o777) == "0o755"
+    assert oct((built.dir / "co-re/one.o").stat().st_mode & 0o777) == "0o644"
+
+
+def test_a_change_of_a_workload_makes_another_tree_and_no_object_anew(load):
+    before = build.build(load)
+    source = load.root / "src/load.c"
+    source.write_text(source.read_text().replace("hello", "hullo"))
+    after = build.build(load)
+    assert before.dir != after.dir
+    assert before.identity == after.identity
+    assert subprocess.run([after.dir / "bin/load"], check=True, capture_output=True).stdout == b"hullo\n"
+
+
+def test_a_workload_alone_is_enough(load):
+    built = build.build(replace(load, sources=(), include=()))
+    assert built.objects == {}
+    assert (built.dir / "bin/load").is_file()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("int main(void) { return nope; }", r"src/load\.c does not compile:\n.*src/load\.c:1.*nope"),
+        ("int main(void) { int unused; }", r"does not compile:\n.*unused"),
+        ('#include "../inc/limits.h"\nint main(void) { return LIMIT; }', r"src/load\.c includes .*limits\.h"),
+        ("int other(void) { return 0; }", r"does not compile:\n.*main"),
+    ],
+    ids=["mistake", "warning", "header", "no main"],
+)
+def test_a_workload_that_cannot_be_made_says_why(load, text, said):
+    (load.root / "src/load.c").write_text(text)
+    with pytest.raises(BuildError, match=f"(?s){said}"):
+        build.build(load)
+
+
 def test_an_object_has_code_and_btf_and_no_debug_information(project):
     built = build.build(project)
     assert set(built.objects) == {"one", "one-debug"}

@@ -1,6 +1,6 @@
 import pytest
 
-from kmt import build, recipes
+from kmt import build, diagnostics, recipes, workloads
 from kmt.config import Config
 from kmt.errors import BuildError, ConfigError
 from kmt.recipes import TARGETS
@@ -78,6 +78,33 @@ def test_settings_that_are_off_are_named(project, values, said):
     assert "[tool.kmt]" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("patterns", "said"),
+    [
+        (("src/*.c",), "[tool.kmt] workloads: 'src/*.c' matches no file"),
+        (("bpf/a/*",), "[tool.kmt] workloads: {root}/bpf/a/one.bpf.c is no C program NAME.c"),
+        (("bpf/notes.txt",), "[tool.kmt] workloads: {root}/bpf/notes.txt is no C program NAME.c"),
+    ],
+)
+def test_workloads_are_c_programs(project, patterns, said):
+    with pytest.raises(ConfigError) as caught:
+        workloads.survey(changed(project, workloads=patterns))
+    assert said.format(root=project.root) in str(caught.value)
+
+
+def test_two_workloads_of_one_name_are_named(project):
+    for room in ("a", "b"):
+        (project.root / f"bpf/{room}/load.c").touch()
+    with pytest.raises(BuildError, match=r"a/load\.c and .*b/load\.c would both be bin/load"):
+        workloads.survey(changed(project, workloads=("bpf/*/*.c",), sources=()))
+
+
+def test_a_workload_stands_by_itself():
+    words = recipes.workload("a/load.c", "out", target=TARGETS["x86_64"])
+    assert {"--target=x86_64-linux-gnu", "-static", "-Werror"} <= set(words)
+    assert words[-3:] == ["-o", "out", "a/load.c"]
+
+
 def test_two_sources_of_one_name_are_named(project):
     (project.root / "bpf/b/one.bpf.c").write_text("")
     with pytest.raises(BuildError, match=r"a/one\.bpf\.c and .*b/one\.bpf\.c would both be one\.o"):
@@ -94,7 +121,7 @@ def test_two_headers_in_one_place_must_be_equal(project):
 
 def test_make_rules_are_read_with_their_escapes():
     text = "/out/x.o: bpf/a\\ b.bpf.c bpf/x.h \\\n  bpf/c\\#d$$.h\n"
-    assert build.dependencies(text) == ["bpf/a b.bpf.c", "bpf/x.h", "bpf/c#d$.h"]
+    assert diagnostics.dependencies(text) == ["bpf/a b.bpf.c", "bpf/x.h", "bpf/c#d$.h"]
 
 
 SAID = """\
@@ -114,18 +141,18 @@ bpf/x.bpf.c:10:1: note: something
 
 
 def test_the_compilers_errors_are_shown_with_their_lines_and_nothing_else():
-    shown = build.explain(SAID, 1)
+    shown = diagnostics.explain(SAID, 1)
     assert shown.splitlines() == [line for n, line in enumerate(SAID.splitlines()) if 4 <= n <= 9]
 
 
 def test_of_a_compiler_that_crashes_the_reason_is_shown_and_not_the_stack():
     said = "fatal error: error in backend: No space left\nPLEASE submit a bug report\nStack dump:\n #0 0x7f main\n"
-    assert build.explain(said, 1) == "fatal error: error in backend: No space left"
+    assert diagnostics.explain(said, 1) == "fatal error: error in backend: No space left"
 
 
 def test_of_many_errors_the_first_are_shown_and_the_rest_counted():
     said = "".join(f"a.bpf.c:{n}:1: error: number {n}\n" for n in range(1, 10))
-    shown = build.explain(said, 1)
+    shown = diagnostics.explain(said, 1)
     assert "number 3" in shown
     assert "number 4" not in shown
     assert shown.endswith("(and 6 more)")
@@ -133,5 +160,5 @@ def test_of_many_errors_the_first_are_shown_and_the_rest_counted():
 
 @pytest.mark.parametrize("said", ["clang: error: unknown argument: '-x'\n", "fatal error: error in backend: no\n", ""])
 def test_errors_without_a_place_are_shown_too(said):
-    assert said.strip() in build.explain(said, 1)
-    assert build.explain(said, 1)
+    assert said.strip() in diagnostics.explain(said, 1)
+    assert diagnostics.explain(said, 1)
