@@ -140,12 +140,12 @@ _FUNCTIONS: dict[str, tuple[object, ...]] = {
     "btf__free": (None, Pointer),
     "btf__raw_data": (Pointer, Pointer, c.POINTER(c.c_uint32)),
     "perf_buffer__new": (Pointer, c.c_int, c.c_size_t, SampleCallback, LostCallback, Pointer, Pointer),
-    "perf_buffer__consume": (c.c_int, Pointer),
-    "perf_buffer__poll": (c.c_int, Pointer, c.c_int),
+    "perf_buffer__buffer_cnt": (c.c_size_t, Pointer),
+    "perf_buffer__epoll_fd": (c.c_int, Pointer),
     "perf_buffer__free": (None, Pointer),
     "ring_buffer__new": (Pointer, c.c_int, RingCallback, Pointer, Pointer),
     "ring_buffer__consume": (c.c_int, Pointer),
-    "ring_buffer__poll": (c.c_int, Pointer, c.c_int),
+    "ring_buffer__epoll_fd": (c.c_int, Pointer),
     "ring_buffer__free": (None, Pointer),
 }
 
@@ -185,6 +185,17 @@ def library() -> c.CDLL:
     lib.libbpf_set_print.restype = Pointer
     lib.libbpf_set_print(_print)
     return lib
+
+
+@functools.cache
+def consume_perf_buffer() -> Callable[[int, int], int]:
+    """``perf_buffer__consume_buffer``, called without letting go of the interpreter.
+
+    Otherwise each event's callback would have to get it back, and wait for it while another thread runs.
+    """
+    function = c.PyDLL(SONAME).perf_buffer__consume_buffer
+    function.restype, function.argtypes = c.c_int, (Pointer, c.c_size_t)
+    return function  # type: ignore[no-any-return]
 
 
 @functools.cache

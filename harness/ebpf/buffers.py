@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes as c
 import errno
+import select
 import threading
 
 from harness.ebpf import abi
@@ -18,8 +19,7 @@ from harness.errors import BpfError, ClosedError, SettingsError
 class _Buffer:
     """What both have in common; ``_handle`` is None once closed."""
 
-    _consume: str
-    _poll: str
+    _epoll_fd: str
     _free: str
 
     def __init__(self, name: str) -> None:
@@ -40,11 +40,20 @@ class _Buffer:
             if self._handle is None:
                 raise ClosedError(f"the buffer of map {self.name} is closed")
             # What is there is taken without asking epoll, which hears of it a little later (irq_work).
-            self._done(getattr(abi.library(), self._consume)(self._handle))
-            if not self._records and seconds > 0:
-                self._done(getattr(abi.library(), self._poll)(self._handle, int(seconds * 1000)))
+            self._consume(self._handle)
+            if not self._records and seconds > 0 and self._wait(self._handle, seconds):
+                self._consume(self._handle)
             records, self._records = self._records, []
             return records
+
+    def _consume(self, handle: int) -> None:
+        """Hand over what is there."""
+        raise NotImplementedError
+
+    def _wait(self, handle: int, seconds: float) -> bool:
+        waiting = select.poll()
+        waiting.register(getattr(abi.library(), self._epoll_fd)(handle), select.POLLIN)
+        return bool(waiting.poll(seconds * 1000))
 
     def _done(self, status: int) -> None:
         if status < 0 and -status != errno.EINTR:
@@ -61,8 +70,7 @@ class _Buffer:
 class PerfBuffer(_Buffer):
     """A perf event array, ``pages`` (a power of two) for each CPU."""
 
-    _consume = "perf_buffer__consume"
-    _poll = "perf_buffer__poll"
+    _epoll_fd = "perf_buffer__epoll_fd"
     _free = "perf_buffer__free"
 
     def __init__(self, name: str, fd: int, pages: int) -> None:
@@ -74,6 +82,11 @@ class PerfBuffer(_Buffer):
         self._on_lost = abi.LostCallback(self._count)
         self._opened(abi.library().perf_buffer__new(fd, pages, self._on_sample, self._on_lost, None, None))
 
+    def _consume(self, handle: int) -> None:
+        # One CPU's at a time: no more than its pages hold, then other threads may run.
+        for buffer in range(abi.library().perf_buffer__buffer_cnt(handle)):
+            self._done(abi.consume_perf_buffer()(handle, buffer))
+
     def _sample(self, _context: int, _cpu: int, data: int, size: int) -> None:
         self._records.append(c.string_at(data, size))
 
@@ -84,14 +97,16 @@ class PerfBuffer(_Buffer):
 class RingBuffer(_Buffer):
     """A ring buffer, shared by all CPUs."""
 
-    _consume = "ring_buffer__consume"
-    _poll = "ring_buffer__poll"
+    _epoll_fd = "ring_buffer__epoll_fd"
     _free = "ring_buffer__free"
 
     def __init__(self, name: str, fd: int) -> None:
         super().__init__(name)
         self._on_sample = abi.RingCallback(self._sample)
         self._opened(abi.library().ring_buffer__new(fd, self._on_sample, None, None))
+
+    def _consume(self, handle: int) -> None:
+        self._done(abi.library().ring_buffer__consume(handle))
 
     def _sample(self, _context: int, data: int, size: int) -> int:
         self._records.append(c.string_at(data, size))

@@ -47,6 +47,9 @@ class KernelItem(pytest.Item):
     def _take(self, inner: pytest.Item) -> None:
         self.own_markers = inner.own_markers
         self.extra_keyword_matches = {*inner.extra_keyword_matches, inner.name}
+        # By it pytest puts tests together that share a fixture's parameter, so that each is set up once.
+        if hasattr(inner, "callspec"):
+            self.callspec, self.cls = inner.callspec, getattr(inner, "cls", None)
         path, line, name = inner.reportinfo()
         self._where = (path, line, with_kernel(name, self.kmt_kernel))
         self._takes_kernel = FIXTURE in getattr(inner, "fixturenames", ())
