@@ -42,11 +42,14 @@ class Injected:
     def __init__(self):
         self.queue = queue.SimpleQueue()
 
-    def read(self, seconds):
+    def take(self, seconds):
         try:
             return [self.queue.get(timeout=seconds)]
         except queue.Empty:
             return []
+
+    def decode(self, record):
+        return record
 
     def counters(self):
         return LibraryCounters(0, 0, 0)

@@ -46,14 +46,21 @@ class LibraryProgram:
 
     def read(self, seconds: float = 0.1) -> list[events.LibraryOpen]:
         """Libraries opened since the last call; waits up to ``seconds`` for the first."""
-        opened = []
-        for record in self._running.records(seconds):
-            try:
-                opened.append(events.library_open(record))
-            except FormatError as error:
-                self.malformed += 1
-                log.warning("%s: %s", MODULE, error)
-        return opened
+        opened = map(self.decode, self.take(seconds))
+        return [event for event in opened if event is not None]
+
+    def take(self, seconds: float = 0.1) -> list[bytes]:
+        """The same as it came, for ``decode``: for a thread that has to be quick."""
+        return self._running.records(seconds)
+
+    def decode(self, record: bytes) -> events.LibraryOpen | None:
+        """What was opened; None, and counted, if that cannot be told."""
+        try:
+            return events.library_open(record)
+        except FormatError as error:
+            self.malformed += 1
+            log.warning("%s: %s", MODULE, error)
+            return None
 
     def counters(self) -> events.LibraryCounters:
         """What the programs and the kernel counted, losses among it."""

@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 from harness.ebpf.events import LibraryCounters, LibraryOpen
 from harness.ebpf.settings import BpfSettings
@@ -59,10 +59,14 @@ _log = logging.getLogger(__name__)
 
 
 class Opens(Protocol):
-    """A stream of opened libraries: the running program, or a test's own."""
+    """A stream of opened libraries: the running program, or a test's own. Equal records are equal opens."""
 
-    def read(self, seconds: float) -> list[LibraryOpen]:
-        """Those since the last call; waits up to ``seconds`` for the first."""
+    def take(self, seconds: float) -> list[Any]:
+        """The records since the last call, as they came; waits up to ``seconds`` for the first."""
+        ...
+
+    def decode(self, record: Any) -> LibraryOpen | None:
+        """What a record says; None if nothing."""
         ...
 
     def counters(self) -> LibraryCounters:
@@ -223,7 +227,7 @@ class Watcher:
         """Take events out of the kernel as fast as they come, whatever it takes to handle them."""
         while not self._stopping.is_set():
             try:
-                self._lost.add(self._inbox.put(opens.read(0.1)))
+                self._lost.add(self._inbox.put(opens.take(0.1)))
             except Exception as error:
                 self._errors.add()
                 _log.warning("shared libraries: %s", error)
@@ -249,11 +253,13 @@ class Watcher:
                 self._errors.add()
                 _log.exception("shared libraries: an event could not be handled")
 
-    def _handle_events(self, events: list[LibraryOpen]) -> None:
-        for event, times in Counter(events).items():
+    def _handle_events(self, records: list[Any]) -> None:
+        for record, times in Counter(records).items():
             if self._stopping.is_set():
                 return
-            self._tracking.opened(event.pid, os.fsdecode(event.path), times)
+            event = self.program.decode(record) if self.program else None
+            if event is not None:
+                self._tracking.opened(event.pid, os.fsdecode(event.path), times)
 
     def _recover(self) -> None:
         """What has been lost since the last time, if anything, may still be found among the running."""
@@ -282,25 +288,25 @@ def _rules(rules: Iterable[RuleLike]) -> tuple[Rule, ...]:
 
 
 class _Inbox:
-    """Events between the two threads, in order; no more than ``_MOST_QUEUED``."""
+    """Records between the two threads, in order; no more than ``_MOST_QUEUED``."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._events: list[LibraryOpen] = []
+        self._records: list[Any] = []
 
-    def put(self, events: list[LibraryOpen]) -> int:
+    def put(self, records: list[Any]) -> int:
         """Gives how many found no room."""
-        if not events:
+        if not records:
             return 0
         with self._changed:
-            room = _MOST_QUEUED - len(self._events)
-            self._events += events[:room]
+            room = _MOST_QUEUED - len(self._records)
+            self._records += records[:room]
             self._changed.notify()
-        return max(0, len(events) - room)
+        return max(0, len(records) - room)
 
-    def take(self, seconds: float) -> list[LibraryOpen]:
+    def take(self, seconds: float) -> list[Any]:
         """All of them; waits up to ``seconds`` for the first."""
         with self._changed:
-            self._changed.wait_for(lambda: self._events, seconds)
-            events, self._events = self._events, []
-        return events
+            self._changed.wait_for(lambda: self._records, seconds)
+            records, self._records = self._records, []
+        return records

@@ -489,9 +489,12 @@ def test_a_process_that_may_not_be_looked_at(watch, log, room, metrics):
 class Silence:
     """A stream of no opens."""
 
-    def read(self, seconds):
+    def take(self, seconds):
         time.sleep(seconds)
         return []
+
+    def decode(self, record):
+        return None
 
     def counters(self):
         return LibraryCounters(0, 0, 0)

@@ -129,14 +129,14 @@ def test_a_proc_root_that_is_gone(world: ProcWorld) -> None:
 
 def test_reading_events_fails_now_and_then(world: ProcWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = whole_of(world)
-    read, failures = whole.feed.read, iter([BpfError("read", 5), OSError(5, "broken"), ValueError()])
+    read, failures = whole.feed.take, iter([BpfError("read", 5), OSError(5, "broken"), ValueError()])
 
     def fails(seconds: float) -> list[object]:
         for error in failures:
             raise error
         return read(seconds)  # type: ignore[return-value]
 
-    monkeypatch.setattr(whole.feed, "read", fails)
+    monkeypatch.setattr(whole.feed, "take", fails)
     with whole.watcher:
         wait_for(lambda: whole.count("errors") == 3)
         goes_on(whole, world)

@@ -78,11 +78,14 @@ class Feed:
             self._events += events
             self._changed.notify()
 
-    def read(self, seconds: float) -> list[LibraryOpen]:
+    def take(self, seconds: float) -> list[LibraryOpen]:
         with self._changed:
             self._changed.wait_for(lambda: self._events, min(seconds, 0.02))
             events, self._events = self._events, []
         return events
+
+    def decode(self, record: LibraryOpen) -> LibraryOpen:
+        return record
 
     def counters(self) -> LibraryCounters:
         return self.counted
