@@ -9,11 +9,12 @@
  * nothing: the bytes count when they are read. Nor does what comes from the error queue. A UDP datagram counts whole,
  * also if the reader's buffer was smaller. TCP packets are segments, UDP packets datagrams (one a call with UDP_SEGMENT).
  * At the end of a TCP connection the socket's own counts are asked, and what calls moved whose program did not run is
- * added (tracer-counts.h): so these bytes are late, and not missed. The same goes for what no call of these moved: zero-copy
+ * added (tracer-counts.h): so these bytes are late, and not missed. For that its beginning and its end must be heard, so two
+ * programs listen to each, in any order: the kernel passes one by, but hardly both. The same goes for what no call of these moved: zero-copy
  * receive, a sockmap, the records of kTLS, the bytes of MPTCP's subflows; and an urgent byte that a reader skips.
  * Misses: UDP that is sent or read by the kernel itself; bytes of a corked datagram until the next send call where
- * setsockopt sends it; what a connection did before the programs were in; UDP calls and the beginnings of connections for
- * which the kernel passes a program by, because a task of the same CPU was preempted within it (counted: Tracer.missed).
+ * setsockopt sends it; what a connection did before the programs were in; UDP calls for which the kernel passes a program by,
+ * because a task of the same CPU was preempted within it (counted: Tracer.missed).
  * Where kernels preempt themselves (7.3 as Debian configures it, not 6.18) a busy CPU does that often;
  * bpf_preempt_disable is no help, for what it put off happens at its end, still within the program.
  * Oldest kernel: 5.8 on x86-64 (BPF trampoline 5.5, bpf_get_ns_current_pid_tgid 5.7), with its own BTF.
@@ -39,11 +40,16 @@
 	}
 
 HOOK("fentry/tcp_connect", tcp_connect, on_tcp_connect(sk), struct sock *sk)
+HOOK("fentry/tcp_connect", tcp_connect_again, on_tcp_connect_again(sk), struct sock *sk)
 HOOK("fentry/tcp_finish_connect", tcp_finish_connect, on_tcp_finish_connect(sk), struct sock *sk, struct sk_buff *skb)
 
 HOOK("fexit/inet_csk_accept", inet_csk_accept_exit_2, on_inet_csk_accept(listener, sk),
      struct sock *listener, struct proto_accept_arg *arg, struct sock *sk)
 HOOK("fexit/inet_csk_accept", inet_csk_accept_exit_4, on_inet_csk_accept(listener, sk),
+     struct sock *listener, int flags, int *error, bool kern, struct sock *sk)
+HOOK("fexit/inet_csk_accept", inet_csk_accept_again_exit_2, on_inet_csk_accept_again(listener, sk),
+     struct sock *listener, struct proto_accept_arg *arg, struct sock *sk)
+HOOK("fexit/inet_csk_accept", inet_csk_accept_again_exit_4, on_inet_csk_accept_again(listener, sk),
      struct sock *listener, int flags, int *error, bool kern, struct sock *sk)
 HOOK("fentry/inet_csk_listen_stop", inet_csk_listen_stop_enter, on_inet_csk_listen_stop(listener),
      struct sock *listener)
@@ -69,6 +75,7 @@ HOOK("fentry/tcp_close", tcp_close, on_tcp_close(ctx, sk), struct sock *sk, long
 HOOK("fexit/tcp_close", tcp_close_exit, flush_batch(ctx), struct sock *sk, long timeout)
 HOOK("fentry/tcp_disconnect", tcp_disconnect, on_tcp_abandoned(ctx, sk), struct sock *sk, int flags)
 HOOK("fentry/tcp_v4_destroy_sock", tcp_v4_destroy_sock, on_tcp_abandoned(ctx, sk), struct sock *sk)
+HOOK("fentry/tcp_v4_destroy_sock", tcp_v4_destroy_sock_again, on_tcp_abandoned(ctx, sk), struct sock *sk)
 
 HOOK("fentry/udp_send_skb", udp_send_skb, on_udp_send_skb4(skb, flow),
      struct sk_buff *skb, struct flowi4 *flow, struct inet_cork *cork)

@@ -39,6 +39,16 @@ static __always_inline void on_tcp_connect(struct sock *sk)
 		count(connects_lost);
 }
 
+/* For a second program at the same place, which runs also where the kernel passed the first by; before it or after. */
+static __always_inline void on_tcp_connect_again(struct sock *sk)
+{
+	__u64 key = (__u64)sk;
+	__u64 process = current_process();
+
+	if (process)
+		bpf_map_update_elem(&tcp_ongoing_connect_pid, &key, &process, BPF_NOEXIST);
+}
+
 /* Runs in any task, so the pid namespace says nothing here: tcp_connect has asked. */
 static __always_inline void on_tcp_finish_connect(struct sock *sk)
 {
@@ -68,6 +78,14 @@ static __always_inline void on_inet_csk_accept(struct sock *listener, struct soc
 	port.port = local_port(listener);
 	if (!bpf_map_lookup_elem(&tcp_listeners, &key) && !map_insert(tcp_listeners, &key, &port))
 		bind_port(port_bindings, &port);
+}
+
+static __always_inline void on_inet_csk_accept_again(struct sock *listener, struct sock *sk)
+{
+	__u64 key = (__u64)sk;
+
+	if (sk && !bpf_map_lookup_elem(&tracked_sockets, &key))
+		on_inet_csk_accept(listener, sk);
 }
 
 static __always_inline void on_inet_csk_listen_stop(struct sock *listener)
@@ -276,7 +294,8 @@ static __always_inline void on_tcp_close(void *ctx, struct sock *sk)
 	tell_closed(ctx, &conn);
 }
 
-/* connect() to AF_UNSPEC, a failed connect, and every end without a close: of MPTCP's subflows, for one. */
+/* connect() to AF_UNSPEC, a failed connect, and every end without a close: of MPTCP's subflows, for one. What has been
+ * told is not told again. */
 static __always_inline void on_tcp_abandoned(void *ctx, struct sock *sk)
 {
 	__u64 key = (__u64)sk;

@@ -195,7 +195,7 @@ def consume_perf_buffer() -> Callable[[int, int], int]:
     """
     function = c.PyDLL(SONAME).perf_buffer__consume_buffer
     function.restype, function.argtypes = c.c_int, (Pointer, c.c_size_t)
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 @functools.cache

@@ -44,11 +44,17 @@ _BIND = ("struct socket *, struct sockaddr_unsized *, int", "struct socket *, st
 
 TCP_HOOKS: tuple[Hook, ...] = (
     (_probe("tcp_connect", "tcp_connect", _SK),),
+    # Beginnings and ends twice: the kernel may pass one program by, but hardly both (docs/decisions/tracer.md).
+    (_probe("tcp_connect_again", "tcp_connect", _SK),),
     (_probe("tcp_finish_connect", "tcp_finish_connect", f"{_SK}, struct sk_buff *", "void"),),
     (
         # 6.10, commit 92ef0fd55ac8: flags, error and kern went into a struct.
         _probe("inet_csk_accept_exit_2", "inet_csk_accept", f"{_SK}, struct proto_accept_arg *", _SK),
         _probe("inet_csk_accept_exit_4", "inet_csk_accept", f"{_SK}, int, int *, bool", _SK),
+    ),
+    (
+        _probe("inet_csk_accept_again_exit_2", "inet_csk_accept", f"{_SK}, struct proto_accept_arg *", _SK),
+        _probe("inet_csk_accept_again_exit_4", "inet_csk_accept", f"{_SK}, int, int *, bool", _SK),
     ),
     (_probe("inet_csk_listen_stop_enter", "inet_csk_listen_stop", _SK, "void"),),
     (_probe("tcp_sendmsg_exit", "tcp_sendmsg", _SEND),),
@@ -73,6 +79,7 @@ TCP_HOOKS: tuple[Hook, ...] = (
     (_probe("tcp_close_exit", "tcp_close", f"{_SK}, long int", "void"),),
     (_probe("tcp_disconnect", "tcp_disconnect", f"{_SK}, int"),),
     (_probe("tcp_v4_destroy_sock", "tcp_v4_destroy_sock", _SK, "void"),),
+    (_probe("tcp_v4_destroy_sock_again", "tcp_v4_destroy_sock", _SK, "void"),),
 )
 """For TCP, over IPv4, IPv6 or both: the functions are the same."""
 

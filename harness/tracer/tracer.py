@@ -2,8 +2,8 @@
 
 Laws: what ``closed`` returned plus ``counters().events_lost`` is every connection whose end the programs saw, each
 once; bytes of live and of closed connections plus those that ``counters`` calls lost are all that went through while
-the programs were in; what is switched off is forgotten, and what is switched on again begins anew. What the programs
-see and miss: the top of ``bpf/tracer/tracer-fentry.bpf.c``.
+the programs were in, of TCP those too that no program saw (at its end); what is switched off is forgotten, and what is
+switched on again begins anew. What the programs see and miss: the top of ``bpf/tracer/tracer-fentry.bpf.c``.
 """
 
 from __future__ import annotations
@@ -125,7 +125,8 @@ class Tracer:
             self._forget(~wanted.families)
 
     def missed(self) -> int:
-        """How often a program should have run and the kernel could not run it: events that nobody saw."""
+        """How often a program should have run and the kernel could not run it. Of UDP these are events that nobody saw;
+        bytes of TCP are made up for at the connection's end."""
         with self._lock:
             return self._way.missed()
 
