@@ -76,6 +76,18 @@ def test_the_top_pipeline_of_gitlab_triggers_the_generated_one():
     assert trigger == {"include": OURS["gitlab"], "strategy": "depend"}
 
 
+def test_both_providers_fuzz_on_a_schedule_with_the_task_that_there_is():
+    assert valid(ROOT / ".github/workflows/fuzz.yml", "github")[0]
+    github = yaml.safe_load((ROOT / ".github/workflows/fuzz.yml").read_text())
+    gitlab = yaml.safe_load((ROOT / ".gitlab-ci.yml").read_text())["fuzz"]
+    assert github["on"]["schedule"]
+    assert gitlab["rules"] == [{"if": '$CI_PIPELINE_SOURCE == "schedule"'}]
+    for script in (github["jobs"]["fuzz"]["steps"][-1]["run"], "\n".join(gitlab["script"])):
+        assert script.splitlines()[-1] == "./inv fuzz --seconds=600"
+    done = subprocess.run([ROOT / "inv", "--help", "fuzz"], capture_output=True, text=True, timeout=60)
+    assert "--seconds" in done.stdout
+
+
 @pytest.mark.parametrize("provider", PIPELINES)
 def test_every_kernel_and_part_has_its_job_and_the_verdict_expects_them(provider):
     document = yaml.safe_load(PIPELINES[provider](PLAN))

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import stat
 import threading
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from harness.remote.serve import directory as module
 from harness.remote.serve import host
 from harness.remote.serve.directory import INSIDE, ROOT_LAST, TARGETS_LAST, Directory, DirectoryError
 from harness.remote.serve.repository import Published
+from harness.remote.serve.server import GrpcServer
 from harness.remote.state import State
 from harness.telemetry import Registry
 
@@ -299,3 +301,37 @@ def test_a_client_by_itself_follows_a_real_server(tmp_path: Path) -> None:
             reported = [said.state.error for said in site.host.seen.values()]
             assert reported == [""] or "signed by 0 of 1" in reported[0]
         assert not client.running
+
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+SETTINGS, PING, ACK = 4, 6, 1
+
+
+def frame(kind: int, flags: int = 0, payload: bytes = b"") -> bytes:
+    """Of HTTP/2, on stream 0 (RFC 9113)."""
+    return len(payload).to_bytes(3) + bytes([kind, flags]) + bytes(4) + payload
+
+
+@pytest.mark.parametrize("alive", [True, False], ids=["answers", "silent"])
+def test_a_client_that_gives_no_sign_of_life_is_let_go(directory: Directory, tmp_path: Path, alive: bool) -> None:
+    """As one whose machine has vanished: its socket is open, and nobody reads it."""
+    address = f"unix:{tmp_path}/socket"
+    asked = 0
+    serving = host.Host(directory, random.Random(0))
+    with (
+        GrpcServer(serving.serve, address=address, keep_alive=1),
+        socket.socket(socket.AF_UNIX) as client,
+        client.makefile("rb") as said,
+    ):
+        client.settimeout(60)
+        client.connect(f"{tmp_path}/socket")
+        client.sendall(PREFACE + frame(SETTINGS))
+        while asked < 3 and (head := said.read(9)):
+            payload = said.read(int.from_bytes(head[:3]))
+            if head[3] == SETTINGS and not head[4] & ACK:
+                client.sendall(frame(SETTINGS, ACK))
+            if head[3] == PING and not head[4] & ACK:
+                asked += 1
+                if alive:
+                    client.sendall(frame(PING, ACK, payload))
+    assert asked == (3 if alive else 1)

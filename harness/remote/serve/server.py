@@ -35,9 +35,21 @@ _OPTIONS: list[tuple[str, int]] = [
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 0),
 ]
+KEEP_ALIVE = 30.0
+"""Seconds of silence after which a client is asked whether it is still there."""
 
 Serving = Callable[[pb.ClientGetConfigsRequest], "pb.ClientGetConfigsResponse | Broken"]
 """Answers a request, or says what to do instead. UnavailableError: not now; another HarnessError: it is refused."""
+
+
+def _keep_alive(seconds: float) -> list[tuple[str, int]]:
+    timeout = max(1, round(1000 * seconds / 3))
+    return [
+        ("grpc.keepalive_time_ms", round(1000 * seconds)),
+        ("grpc.keepalive_timeout_ms", timeout),
+        ("grpc.http2.ping_timeout_ms", timeout),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
 
 
 class ServingError(HarnessError):
@@ -48,7 +60,8 @@ class GrpcServer:
     """See the module. ``address`` is ``HOST:PORT`` (port 0: any; ``port`` says which) or ``unix:/path``, whose
     socket is for its owner alone.
 
-    ``tls`` None is for unix sockets only. ``token`` None: whoever can connect may ask.
+    ``tls`` None is for unix sockets only. ``token`` None: whoever can connect may ask. A client that has said nothing
+    for ``keep_alive`` seconds (1 or more) is asked for a sign of life; without one for a third of that it is let go.
     """
 
     def __init__(
@@ -59,6 +72,7 @@ class GrpcServer:
         tls: Tls | None = None,
         token: str | None = None,
         threads: int = 16,
+        keep_alive: float = KEEP_ALIVE,
     ) -> None:
         if tls is None and not address.startswith("unix:"):
             raise ServingError(f"no certificate for {address}", hint="only a unix socket goes without")
@@ -68,7 +82,7 @@ class GrpcServer:
         self._server = grpc.server(
             ThreadPoolExecutor(threads, thread_name_prefix="serving"),
             handlers=[_Handler(self)],
-            options=_OPTIONS,
+            options=[*_OPTIONS, *_keep_alive(keep_alive)],
         )
         try:
             if tls is None:
