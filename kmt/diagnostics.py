@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_ERROR = re.compile(r"([^\s:][^:]*(:\d+){0,2}: )?(fatal )?error: |LLVM ERROR: ")
+_ERROR = re.compile(r"([^\s:][^:]*(:\d+){0,2}: )?(fatal )?error: |LLVM ERROR: |.*undefined reference to ")
 _NEXT = re.compile(r"[^\s:][^:]*:\d+:\d+: |In file included from |\d+ (error|warning)s? |PLEASE submit a bug report")
 
 

@@ -87,6 +87,20 @@ def test_shell_is_a_console_with_the_project_in_it():
     assert child.exitstatus == 0
 
 
+def test_the_demo_is_a_live_table_on_our_terminal_until_we_leave():
+    child = pexpect.spawn(
+        sys.executable, ["-m", "invoke", "kmt.start", "--demo", "--kernels", KERNEL], cwd=str(ROOT), timeout=300,
+        dimensions=(40, 200), encoding="utf-8",
+    )  # fmt: skip
+    child.expect("leaves")
+    child.expect(r"tracer \(CO-RE.* buffer\)")
+    child.expect(r"closed after \d")
+    child.send("\x1d")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+
+
 @pytest.fixture
 def long_run(tmp_path):
     """A run in another terminal whose one test has begun."""

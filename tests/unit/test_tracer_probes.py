@@ -61,9 +61,10 @@ KERNELS = st.builds(kernel, st.sampled_from([2, 4]), st.sampled_from([4, 5, 6]),
 )
 def test_the_variants_of_real_kernels(functions, accept, receive):
     chosen = {p.program for p in probes.choose(functions, ALL)}
-    variants = {f"inet_csk_accept_exit_{n}" for n in ACCEPT} | {f"tcp_recvmsg_exit_{n}" for n in RECEIVE}
+    twice = ("inet_csk_accept_exit", "inet_csk_accept_again_exit")
+    variants = {f"{name}_{n}" for name in twice for n in ACCEPT} | {f"tcp_recvmsg_exit_{n}" for n in RECEIVE}
     pages = {"udp_sendpage", *(f"{name}_exit" for name in PAGES)}
-    there = {f"inet_csk_accept_exit_{accept}", f"tcp_recvmsg_exit_{receive}"}
+    there = {*(f"{name}_{accept}" for name in twice), f"tcp_recvmsg_exit_{receive}"}
     there |= {f"{name}_exit" for name in PAGES & functions.keys()} | {"udp_sendpage"} & functions.keys()
     assert chosen == probes.KNOWN - variants - pages | there
 
