@@ -137,7 +137,9 @@ class KernelResult:
             self.outcome = Outcome.FAILED
 
 
-STATUS_GRAVITY = (3, 4, 2, 1, EXIT_INFRASTRUCTURE, EXIT_BUILD, 5, 0)
+NO_TESTS = 5
+"""pytest's status where no test was there to run."""
+STATUS_GRAVITY = (3, 4, 2, 1, EXIT_INFRASTRUCTURE, EXIT_BUILD, NO_TESTS, 0)
 
 
 def gravest(statuses: Iterable[int]) -> int:

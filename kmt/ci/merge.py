@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 from kmt.errors import EXIT_INFRASTRUCTURE, ResultsError
 from kmt.explain.read import Results
 from kmt.matrix import SIMULATED
-from kmt.results import GRAVITY, KernelResult, Made, Outcome, exit_status, gravest
+from kmt.results import GRAVITY, NO_TESTS, KernelResult, Made, Outcome, exit_status, gravest
 from kmt.text import visible
 
-NO_TESTS = 5
 LEFT_NOTHING = "its job left no results"
 
 

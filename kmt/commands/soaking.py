@@ -14,7 +14,7 @@ from kmt.errors import EXIT_USAGE, ConfigError, ResultsError
 from kmt.explain import files, rates
 from kmt.paths import cache
 from kmt.report import in_ci
-from kmt.results import KernelResult, gravest
+from kmt.results import NO_TESTS, KernelResult, gravest
 
 INTERRUPTED = 2
 ONCE = "--kernel-retries=0"
@@ -36,15 +36,13 @@ def repeat(root: Path, kernels: Sequence[str], *, times: int, args: Sequence[str
     for number, (status, results) in enumerate(_runs(root, words, args, times), 1):
         statuses.append(status)
         if status in (INTERRUPTED, EXIT_USAGE) or results is None:
-            if not done:
-                return status
             why = "" if results else " and left no results"
             ended = f"ended at run {number} of {times}: it had exit status {status}{why}, and is not counted"
             break
         done.append(results)
         print(f"run {number} of {times}: exit status {status}", flush=True)
     found = rates.tally(done)
-    for line in in_ci.log().guarded(rates.lines(found)):
+    for line in in_ci.log().guarded(rates.lines(found) if done else []):
         print(line, flush=True)
     if ended:
         print(ended, flush=True)
@@ -63,6 +61,6 @@ def _runs(
             try:
                 (one,) = files.load([file]).results
             except (ResultsError, ValueError):
-                yield status, None
+                yield status or NO_TESTS, None  # --collect-only, say: nothing has run
             else:
                 yield status, one.kernels

@@ -269,3 +269,11 @@ def test_a_soak_that_can_run_nothing_says_so_once(project, words, status):
     done = soak(project, *words)
     assert done.returncode == status
     assert (done.stdout + done.stderr).lower().count("error: ") == 1
+
+
+def test_a_soak_in_which_nothing_runs_is_no_success(project):
+    project.write("def test_x(): pass\n")
+    done = soak(project, "--kernels", "host", "--", "--collect-only")
+    assert done.returncode == 5, done.stdout
+    last = "ended at run 1 of 20: it had exit status 5 and left no results, and is not counted"
+    assert done.stdout.splitlines()[-1] == last

@@ -78,6 +78,7 @@ def test_a_test_that_ended_pytest_failed_and_one_that_was_lost_with_its_kernel_d
         ([(0, "ok"), (6, "lost"), (7, "build")], 6),
         ([(0, "ok"), (-9, "ok")], 6),
         ([(0, "ok"), (2, None)], 2),
+        ([(4, None)], 4),
         ([(0, "ok"), (0, "ok")], 0),
     ],
 )
