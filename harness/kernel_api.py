@@ -37,6 +37,9 @@ class MapType(StrEnum):
     RINGBUF = "ringbuf"
 
 
+_LRU_ENTRIES_PER_CPU = 256
+
+
 @dataclass(frozen=True)
 class MapEdit:
     """What to change of a map before it is made; None leaves a value as the object has it."""
@@ -45,6 +48,15 @@ class MapEdit:
     key_size: int | None = None
     value_size: int | None = None
     max_entries: int | None = None
+
+    @classmethod
+    def lru(cls, cpus: int, least: int) -> MapEdit:
+        """The size of an LRU hash that every CPU writes to: at least ``least`` entries.
+
+        Before commit d4adf1c9ee77 each CPU sets 128 free entries aside, and one that finds none left drops the newest
+        entry of its own, each time. So there are 128 more for each.
+        """
+        return cls(max_entries=max(least, cpus * _LRU_ENTRIES_PER_CPU))
 
 
 @dataclass(frozen=True)

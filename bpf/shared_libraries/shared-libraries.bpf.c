@@ -5,10 +5,11 @@
  * Sees: successful open, openat and openat2 calls whose path has at most 119 bytes and whose first ".so" (at index 6
  * or later) stands right behind "libssl", "crypto" or "gnutls". The path is as the process wrote it: relative ones
  * stay relative, and links are not followed.
- * Misses: 32-bit system calls, io_uring and open_by_handle_at; maps of files opened before; the oldest of more than
- * 1024 threads that are inside such a call at once; a path whose page is away both before and after the call
- * (counted); calls of a thread that was preempted for one whose program was running on that processor (newer
- * kernels, where these tracepoints can be preempted; the kernel counts them).
+ * Misses: 32-bit system calls, io_uring and open_by_handle_at; maps of files opened before; some, neither the oldest
+ * nor counted, where more threads are inside such a call at once than open_at_args has room for (the larger of 1024
+ * and 256 a processor, of which the kernel may hold 128 a processor back); a path whose page is away both before and
+ * after the call (counted); calls of a thread that was preempted for one whose program was running on that processor
+ * (newer kernels, where these tracepoints can be preempted; the kernel counts them).
  * Oldest kernel: 5.5 (bpf_probe_read_user_str; bounded loops 5.3).
  *
  * It reads no kernel type, so the object has no CO-RE relocation and loads on a kernel without BTF: keep it so, one
@@ -48,7 +49,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__type(key, __u64);
 	__type(value, struct open_at);
-	__uint(max_entries, 1024);
+	__uint(max_entries, 1024); /* its loader gives it more on many processors */
 } open_at_args SEC(".maps");
 TELEMETRY(open_at_args);
 

@@ -5,7 +5,8 @@
  * Sees: what OpenSSL's SSL_read, SSL_write, SSL_read_ex, SSL_write_ex and SSL_write_ex2 and GnuTLS's
  * gnutls_record_recv and gnutls_record_send return to their callers; which of them, in which file, user space says by
  * attaching. Peeks count nothing: the bytes count when they are read for good.
- * Misses: calls that were under way when it was attached or are when it is taken off; SSL_sendfile and kernel TLS;
+ * Misses: calls that were under way when it was attached or are when it is taken off; of calls of the _ex functions
+ * some, where more are under way at once than tls_calls has room for (8192, or 256 a processor); SSL_sendfile and kernel TLS;
  * gnutls_record_send2, _send_range and _recv_packet; libraries that are linked into a program.
  * Oldest kernel: 5.5 (bpf_probe_read_user).
  *
@@ -49,12 +50,12 @@ struct call {
 	__u64 stack;
 };
 
-/* Calls under way, with the address where each will put its number of bytes. */
+/* Calls under way, with the address where each will put its number of bytes. An LRU, for a return may be missed. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__type(key, struct call);
 	__type(value, __u64);
-	__uint(max_entries, 8192);
+	__uint(max_entries, 8192); /* its loader gives it more on many processors */
 } tls_calls SEC(".maps");
 TELEMETRY(tls_calls);
 

@@ -9,8 +9,8 @@ that is declared with its ``EVENTS``, and an array ``counters`` with one entry.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 from harness.ebpf import error_telemetry
@@ -28,13 +28,14 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class EventModule:
     """What to load: ``name`` of the asset, ``programs`` in order of attaching, the map ``events`` and its size: perf
-    ``pages`` a CPU (a power of two), or ``ring_bytes`` in all."""
+    ``pages`` a CPU (a power of two), or ``ring_bytes`` in all; ``edits`` of other maps."""
 
     name: str
     programs: Sequence[str]
     events: str
     pages: int
     ring_bytes: int
+    edits: Mapping[str, MapEdit] = field(default_factory=dict)
 
 
 class EventProgram:
@@ -114,7 +115,7 @@ def _load(
     kernel: KernelApi, image: bytes, options: LoadOptions, module: EventModule, ringbuf: bool
 ) -> tuple[LoadedObject, EventBuffer, ErrorTelemetry]:
     ring = MapEdit(MapType.RINGBUF, key_size=0, value_size=0, max_entries=module.ring_bytes)
-    edits = {module.events: ring} if ringbuf else {}
+    edits = {**module.edits, module.events: ring} if ringbuf else module.edits
     counted = error_telemetry.counted(image)
     constants = {"ringbuffers_enabled": int(ringbuf), **error_telemetry.constants(counted)}
     wanted = replace(options, programs=module.programs, constants=constants, map_edits=edits)

@@ -15,12 +15,14 @@ from harness.ebpf import event_program, events
 from harness.ebpf.event_program import EventModule, EventProgram
 from harness.ebpf.settings import BpfSettings
 from harness.errors import FormatError
-from harness.kernel_api import Feature, KernelApi
+from harness.kernel_api import Feature, KernelApi, MapEdit
 
 MODULE = "shared-libraries"
 PERF_PAGES = 256
 """For each CPU: 8 lose 3 to 40 % of a burst of 100,000 opens, 256 none."""
 RING_BYTES = 16 << 20
+CALLS = 1024
+"""Threads that may be inside an open at once, at least."""
 
 log = logging.getLogger(__name__)
 
@@ -86,5 +88,6 @@ def start(kernel: KernelApi, settings: BpfSettings) -> LibraryProgram:
     if has_openat2 is None:
         log.error("whether this kernel has openat2 cannot be told: it is not watched")
     programs = hooks(bool(has_openat2), os.uname().machine)
-    module = EventModule(MODULE, programs, "shared_libraries", PERF_PAGES, RING_BYTES)
+    edits = {"open_at_args": MapEdit.lru(kernel.cpus, CALLS)}
+    module = EventModule(MODULE, programs, "shared_libraries", PERF_PAGES, RING_BYTES, edits)
     return LibraryProgram(event_program.start(kernel, settings, module))

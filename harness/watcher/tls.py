@@ -34,6 +34,8 @@ from harness.watcher.rules import Rule
 from harness.watcher.symbols import function_offsets
 
 MODULE = "tls"
+CALLS = 8192
+"""Calls that may be under way at once, at least."""
 
 FUNCTIONS = {
     "SSL_read": ("received_int",),
@@ -81,7 +83,7 @@ class TlsProbes:
     def __init__(
         self, kernel: KernelApi, settings: BpfSettings, *, processes: int = 16384, metrics: Registry = DEFAULT
     ) -> None:
-        edits = {"tls_traffic": MapEdit(max_entries=processes)}
+        edits = {"tls_traffic": MapEdit(max_entries=processes), "tls_calls": MapEdit.lru(kernel.cpus, CALLS)}
 
         def start(image: bytes, options: LoadOptions) -> tuple[LoadedObject, ErrorTelemetry]:
             counted = error_telemetry.counted(image)

@@ -1,4 +1,4 @@
-"""How what counts in the kernel is taken out: off, read a last time, out; and out whatever the kernel refuses by then.
+"""How what counts in the kernel is sized, and taken out: off, read a last time, out, whatever is refused by then.
 
 The object here is a stand-in that writes down what is done to it. Real ones: tests/kernel.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import ssl
 import struct
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,12 @@ from harness.ebpf.live import LiveKernel
 from harness.ebpf.loading import Loaded
 from harness.ebpf.settings import BpfSettings
 from harness.errors import AssetError, BpfError
-from harness.kernel_api import LoadOptions
+from harness.kernel_api import LoadOptions, MapEdit
 from harness.telemetry import Registry
+from harness.watcher import program as libraries
 from harness.watcher import tls
 from harness.watcher.identity import FilePath, PathIdentifier
+from kmt.simulator.lru import BATCH, Lru
 
 SETTINGS = BpfSettings(Path("/none"), enable_ringbuffers=False)
 MODULE = EventModule("module", ("first", "second"), "events", 8, 4096)
@@ -53,6 +57,7 @@ class Object:
 
     def __init__(self) -> None:
         self.done: list[str] = []
+        self.edits: Mapping[str, MapEdit] = {}
         self.refuses = False
         self.maps = {name: Table(self, name) for name in ("counters", MAP_ERRORS, HELPER_ERRORS)}
         self.maps["counters"][bytes(4)] = struct.pack("<5Q", 1, 2, 3, 4, 5)
@@ -89,7 +94,12 @@ class Kernel(LiveKernel):
         super().__init__()
         self.loaded = loaded
 
-    def load(self, *_: object) -> Any:
+    @property
+    def cpus(self) -> int:
+        return 64
+
+    def load(self, name: str, image: bytes, options: LoadOptions) -> Any:
+        self.loaded.edits = options.map_edits
         return self.loaded
 
 
@@ -153,6 +163,37 @@ def test_programs_are_taken_out_though_their_counts_may_not_be_read(
     running.close()
     assert loaded.done[-1] == "close"
     assert caplog.text.count("what was counted last cannot be read: lookup in map counters: EPERM") == 2
+
+
+@pytest.mark.parametrize("ringbuffers", [True, False])
+def test_calls_under_way_have_room_on_every_processor(loaded: Object, ringbuffers: bool) -> None:
+    settings = replace(SETTINGS, enable_ringbuffers=ringbuffers)
+    with libraries.start(Kernel(loaded), settings):
+        assert loaded.edits["open_at_args"] == MapEdit(max_entries=64 * 256)
+        assert ("shared_libraries" in loaded.edits) <= ringbuffers
+    with tls.TlsProbes(Kernel(loaded), settings, processes=5, metrics=Registry()):
+        assert loaded.edits == {"tls_calls": MapEdit(max_entries=64 * 256), "tls_traffic": MapEdit(max_entries=5)}
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 8, 9, 16, 64, 256])
+def test_no_processor_drops_its_own_newest_call(cpus: int) -> None:
+    """As the kernel's lists work, which hand a processor 128 free entries at a time."""
+    for least in (libraries.CALLS, tls.CALLS):
+        size = MapEdit.lru(cpus, least).max_entries
+        assert size is not None
+        assert size >= least
+        assert dropped(size, cpus) == 0
+    assert (dropped(1024, cpus) > 0) is (cpus > 8), "what it was, on more than 8"
+
+
+def dropped(size: int, cpus: int) -> int:
+    """Of two calls that begin on each processor."""
+    gone: list[bytes] = []
+    lru = Lru(size, cpus, gone.append, BATCH)
+    for cpu in range(cpus):
+        for call in range(2):
+            lru.take(b"%d %d" % (cpu, call), cpu)
+    return len(gone)
 
 
 def test_an_object_of_another_version_is_refused_and_leaves_nothing(loaded: Object) -> None:
