@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -240,10 +241,14 @@ def test_the_agent_by_hand(site, tmp_path, bpf_dir, loaded, left_behind, record_
         wait_for(lambda: applied(site, "by hand") == [ACKNOWLEDGED])
         metrics = scrape(f"{tmp_path}/debug")
         assert 'remote__client__version{role="root"} 1.0' in metrics
+        tcp.exchange(10, 20)
+        wait_for(lambda: value(scrape(f"{tmp_path}/debug"), "tracer__tcp_closed_total") >= 2)
+        assert value(metrics, "tracer__events_lost_total") == 0
         assert {kind for kind, _ in loaded() - others} >= {"prog", "map"}
         begun = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        *_, stopped = process.stdout
+        *closed, stopped = process.stdout
+        assert {json.loads(line)["event"] for line in closed} == {"closed"}
         assert json.loads(stopped)["event"] == "stopped"
         assert process.wait() == 0
         record_property("sigterm_seconds", round(time.monotonic() - begun, 3))
@@ -268,6 +273,11 @@ def applied(site, name):
     """The apply states that the agent of that name last told."""
     agents = [client for client in list(site.host.seen.values()) if client.client_agent.name == name]
     return [config.apply_state for client in agents for config in client.state.config_states]
+
+
+def value(metrics, name):
+    """Of the one metric of that name."""
+    return float(re.search(rf"^{name} (\S+)$", metrics, re.MULTILINE)[1])
 
 
 def scrape(path):
