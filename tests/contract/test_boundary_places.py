@@ -46,7 +46,7 @@ SEC("cgroup_skb/ingress") int on_skb(struct __sk_buff *ctx)
 }
 SEC("tc/ingress") int on_tc(struct __sk_buff *ctx) { return third(ctx->len) & 1; }
 SEC("sk_skb/stream_parser") int on_stream(struct __sk_buff *ctx) { return ctx->len; }
-SEC("xdp/devmap") int on_xdp(struct xdp_md *ctx) { return first(ctx->data) & 1 ? XDP_PASS : XDP_DROP; }
+SEC("xdp/devmap") int on_xdp(struct xdp_md *ctx) { return first(ctx->rx_queue_index) & 1 ? XDP_PASS : XDP_DROP; }
 SEC("uprobe//nowhere/at/all:main") int on_uprobe(void *ctx)
 { int key = 0; bpf_map_lookup_elem(&unsized, &key); return 0; }
 struct task_struct { int pid; } __attribute__((preserve_access_index));
@@ -60,7 +60,7 @@ SEC("kprobe.multi/tcp_close*") int on_many(void *ctx)
 SEC("iter/task") int on_iter(void *ctx) { return 0; }
 SEC("iter/bpf_map_elem") int on_elements(void *ctx) { return 0; }
 SEC("tp/syscalls/sys_enter_getpgid") int on_call(void *ctx)
-{ bpf_perf_event_output(ctx, &perf, BPF_F_CURRENT_CPU, ctx, 0); return 0; }
+{ int word = 1; bpf_perf_event_output(ctx, &perf, BPF_F_CURRENT_CPU, &word, sizeof(word)); return 0; }
 char _license[] SEC("license") = "GPL";
 """
 ATTACHED = {"on_many", "on_iter", "on_call"}
