@@ -39,7 +39,10 @@ def objection(words):
 
 
 def told(error):
-    """An error as plain values."""
+    """An error as plain values; what could not be told is raised, though a chain took it for a stage that lost."""
+    for each in (error, error.__cause__):
+        if isinstance(each, CannotTellError):
+            raise each
     kind = type(error).__name__
     cause = [told(error.__cause__)] if isinstance(error.__cause__, Exception) and kind == "FallbackError" else []
     if isinstance(error, VerifierError):
