@@ -2,8 +2,8 @@
 
 Drawn are settings, faults, edits, calls and processes; compared are the stage that wins, error classes and numbers, the
 sort of objection, values, events, losses and metrics. What is known to differ stands in ``known_differences.toml``.
-Without more words these are the same few each time; ``KMT_SITUATIONS`` says how many others to look for, and then all are
-counted before the test fails.
+Without more words these are the same few each time; ``KMT_SITUATIONS`` says how many others to look for, and then all
+are counted before the test fails.
 """
 
 import os
