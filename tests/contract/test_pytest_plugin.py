@@ -65,6 +65,35 @@ def test_ids_have_kernels_in_them_and_collecting_boots_nothing(project, tmp_path
     assert not (tmp_path / "cache" / "v1" / "runs").exists()
 
 
+SHARED = """
+    import pytest
+
+    made = []
+
+    @pytest.fixture(scope="module", params=["one", "two"])
+    def costly(request):
+        made.append(request.param)
+        return request.param
+
+    def test_first(costly):
+        assert made in (["one"], ["one", "two"])
+
+    class TestClass:
+        def test_second(self, costly):
+            assert made in (["one"], ["one", "two"])
+"""
+
+
+def test_a_fixtures_parameter_is_set_up_once(project):
+    """As where pytest runs alone: what shares it runs together, on every kernel."""
+    project.write(SHARED)
+    listed = project.run("--co", "-q", kernel="6.1,host").stdout.splitlines()
+    for kernel in ("6.1", "host"):
+        ids = [line.partition("::")[2] for line in listed if line.endswith(f"-{kernel}]")]
+        assert ids == [f"{t}[{p}-{kernel}]" for p in ("one", "two") for t in ("test_first", "TestClass::test_second")]
+    assert "4 passed" in project.run().stdout
+
+
 @pytest.mark.parametrize(
     ("words", "summary"),
     [
