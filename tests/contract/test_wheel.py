@@ -93,6 +93,30 @@ def test_the_examples_test_can_fail(python, tmp_path):
     assert "2 failed, 1 passed" in done.stdout
 
 
+SIMULATED = """
+import pytest
+from harness.errors import FormatError
+from harness.kernel_api import Feature, LoadOptions
+
+def test_it_knows_what_5_15_has(kernel):
+    assert kernel.release.startswith("5.15")
+    assert (kernel.api.probe(Feature.RINGBUF), kernel.api.probe(Feature.KPROBE_MULTI)) == (True, False)
+
+def test_what_is_no_object_is_refused_as_ever(kernel):
+    with pytest.raises(FormatError):
+        kernel.api.load("x", b"none", LoadOptions())
+
+def test_of_a_machine(): raise AssertionError("it would run here")
+"""
+
+
+def test_a_simulated_kernel_comes_with_the_wheel(python, tmp_path):
+    (tmp_path / "test_x.py").write_text(SIMULATED)
+    said = succeed(python, "-m", "pytest", "--kernel", "5.15-simulated", "-p", "no:cacheprovider", cwd=tmp_path)
+    assert "2 passed (simulated)" in said
+    assert "1 not applicable" in said
+
+
 def test_the_readme_shows_the_example_as_it_is():
     shown = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
     assert shown.strip() in (EXAMPLE / "test_tcp_counter.py").read_text()
