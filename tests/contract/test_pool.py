@@ -157,6 +157,6 @@ def test_this_machines_own_kernel_is_nobodys_pristine_one(project):
     """)
     done, kernel = run(project)
     assert "1 passed, 1 error" in done.stdout
-    assert "asks for a kernel that nobody has touched, and host is this machine's own" in done.stdout
+    assert "asks for a kernel that nobody has touched, and the backend host has none" in done.stdout
     assert (done.returncode, kernel["outcome"]) == (1, "failed")
     assert "2 errors" in run(project, "--kernel-fresh=test")[0].stdout

@@ -47,7 +47,7 @@ def test_the_last_of_the_first_attempts_may_end_before_the_second_ones_are_all_s
                     self.account.emit(Report("6.1", {"nodeid": nodeid, "when": when, "outcome": word}))
 
     monkeypatch.setattr(kernel_run, "UnitRun", FailingUnit)
-    monkeypatch.setattr(KernelRun, "_phases", lambda self: None)
+    monkeypatch.setattr(KernelRun, "_phases", lambda *_: None)
     settings = config.load(tmp_path)
     with runs.start(["6.1"], []) as run:
         plan = Plan(Path(tmp_path), "", (), {}, False, {})
