@@ -1,7 +1,8 @@
 """A private sshd on a loopback port, with keys of its own: a real machine over SSH that needs no other machine.
 
 Nothing outside its room is read or written: no keys and settings of the user, and where it runs as root, which
-wants a directory in /run, a /run of its own.
+wants a directory in /run and a user of its own, a /run and an /etc/passwd of its own. Its package is not among those
+that this project installs, for it would make the machine listen: it is unpacked.
 """
 
 import getpass
@@ -97,14 +98,33 @@ def _listens(port):
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _command(config):
-    sshd = proc.which("sshd")
-    assert sshd, "the package openssh-server is missing: ./inv kmt.doctor"
-    words = [sshd, "-D", "-e", "-f", str(config)]
+def _unpacked(room):
+    """Where the package and what it needs are unpacked: those that this machine lacks."""
+    (room / "debs" / "partial").mkdir(parents=True)
+    options = [f"Dir::Cache::archives={room}/debs", "Debug::NoLocking=1", "APT::Sandbox::User="]
+    words = ["apt-get", "-q", *(word for option in options for word in ("-o", option))]
+    proc.run([*words, "--download-only", "--no-install-recommends", "-y", "install", "openssh-server"], timeout=300)
+    for package in (room / "debs").glob("*.deb"):
+        proc.run(["dpkg-deb", "-x", str(package), str(room / "root")])
+    return room / "root"
+
+
+def _command(room):
+    """Its words, what its environment has besides ours, and the lines of its configuration that name its parts."""
+    words, env, lines = [proc.which("sshd"), "-D", "-e", "-f", str(room / "sshd_config")], {}, ""
+    if not words[0]:
+        root = _unpacked(room)
+        words[0] = str(root / "usr/sbin/sshd")
+        env["LD_LIBRARY_PATH"] = os.pathsep.join(str(path) for path in (root / "usr/lib").glob("*-linux-gnu"))
+        parts = {"SshdSessionPath": "sshd-session", "SshdAuthPath": "sshd-auth"}  # from 9.8 and 10.0 on
+        places = {name: root / "usr/lib/openssh" / file for name, file in parts.items()}
+        lines = "".join(f"{name} {place}\n" for name, place in places.items() if place.exists())
     if os.getuid() != 0:
-        return words
-    start = 'mount -t tmpfs tmpfs /run && mkdir -m 755 /run/sshd && exec "$@"'
-    return ["unshare", "--mount", "--", "sh", "-c", start, "sh", *words]
+        return words, env, lines
+    users = Path("/etc/passwd").read_text()
+    (room / "passwd").write_text(users if "\nsshd:" in users else f"{users}sshd:x:65533:65534::/run/sshd:/bin/false\n")
+    begin = f"mount -t tmpfs tmpfs /run && mkdir -m 755 /run/sshd && mount --bind {room}/passwd /etc/passwd"
+    return ["unshare", "--mount", "--", "sh", "-c", f'{begin} && exec "$@"', "sh", *words], env, lines
 
 
 @contextmanager
@@ -113,11 +133,12 @@ def serving(room, more=""):
     host = new_key(room / "host")
     (room / "authorized").write_text(new_key(room / "user"))
     new_key(room / "stranger")
+    words, env, parts = _command(room)
     for _ in range(5):  # somebody else may take the port first
         port = free_port()
-        (room / "sshd_config").write_text(_SERVER.format(port=port, room=room, more=more))
+        (room / "sshd_config").write_text(_SERVER.format(port=port, room=room, more=parts + more))
         with (room / "sshd.log").open("ab") as log:
-            process = subprocess.Popen(_command(room / "sshd_config"), stdin=subprocess.DEVNULL, stderr=log)
+            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stderr=log, env={**os.environ, **env})
         wait_for(lambda p=process, n=port: _listens(n) or p.poll() is not None)
         if process.poll() is None:
             break
