@@ -51,10 +51,11 @@ def task(function: Callable[..., int | None] | None = None, /, **options: Any) -
     return invoke.task(guarded, auto_shortflags=False, **options)
 
 
-def show(lines: Iterable[str]) -> None:
-    """Print them, each at once."""
+def show(lines: Iterable[str], status: int = 0) -> int:
+    """Print them, each at once; returns ``status``."""
     for line in lines:
         print(line, flush=True)
+    return status
 
 
 KERNELS = "which: 6.1, 5.10,7.3, '6.*', all, default, newest, a path to an image; may be given several times"
@@ -121,9 +122,7 @@ def ls(_c: Context, kernels: Any = None) -> None:
 @task(iterable=["kernels"], help={"kernels": KERNELS, "update": "move the lock file to the newest versions"})
 def fetch(_c: Context, kernels: Any = None, update: bool = False) -> int:
     """Fetch kernels into the cache."""
-    lines, status = matrix.fetch(ROOT, kernels, update=update)
-    show(lines)
-    return status
+    return show(*matrix.fetch(ROOT, kernels, update=update))
 
 
 @task
@@ -178,9 +177,7 @@ def logs(_c: Context, kernel: str, run: str = "", follow: bool = False) -> None:
 @task(iterable=["from_"], help={"from_": RESULTS})
 def explain(_c: Context, from_: Any = None) -> int:
     """Say what failed, grouped by its cause over kernels, and how to run just that again: kmt.explain -- FILE..."""
-    lines, status = explaining.explain([*(from_ or ()), *behind_dashes()])
-    show(lines)
-    return status
+    return show(*explaining.explain([*(from_ or ()), *behind_dashes()]))
 
 
 @task(iterable=["from_"], help={"from_": RESULTS, "group": "one of the numbers that kmt.explain gives"})
@@ -219,9 +216,7 @@ def merge(
 ) -> int:
     """One table and one verdict over what the jobs of a pipeline left."""
     words = {"kernels": kernels, "parts": parts, "json": json, "junit_file": junit, "host": host}
-    lines, status = pipelines.verdict(ROOT, results, **words)
-    show(lines)
-    return status
+    return show(*pipelines.verdict(ROOT, results, **words))
 
 
 @task(help={"output": "the archive to write (default: kmt-flare-DATE.tar.gz here)"})
@@ -254,8 +249,7 @@ def snapshot(_c: Context, make: Any = None, drop: Any = None, verify: bool = Fal
     if make:
         show(snapshots.make(ROOT, make))
     if verify:
-        lines, status = snapshots.verify()
-        show(lines)
+        status = show(*snapshots.verify())
     if not (make or drop or verify):
         print(snapshots.listing())
     return status
