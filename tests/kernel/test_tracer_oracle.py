@@ -140,10 +140,14 @@ def test_what_a_c_program_did_is_what_is_told(tracer, bpf_dir, seed, steps, thre
         done[PROTOCOLS[protocol], source, int(sport), destination, int(dport), int(sent), int(received)] += 1
     found = seen(all_closed(tracer, len(said), program.pid), program.pid)
     after, missed = tracer.counters(), tracer.missed() - before[1]
-    assert {name: getattr(after, name) for name in LOST} == {name: getattr(before[0], name) for name in LOST}
-    streams = [Counter({end: n for end, n in ends.items() if end[0]}) for ends in (found, done)]
-    assert streams[0] == streams[1]
-    # Datagrams that were not seen nobody has counted; where the kernel passed no program by, there are none.
+    lost = {name for name in LOST if getattr(after, name) != getattr(before[0], name)}
+    # A datagram whose flow no program saw is called lost.
+    assert lost <= ({"udp_sends_missed", "sent_bytes_lost"} if missed else set())
+    told, meant = ({end: n for end, n in (a - b).items() if end[0]} for a, b in ((found, done), (done, found)))
+    if missed:  # a connection that was reset may lack one byte of what was missed (docs/decisions/tracer.md)
+        told = {(*end[:5], end[5] + 1, end[6]): n for end, n in told.items()}
+    assert told == meant
+    # Datagrams that no program saw at all nobody has counted; where the kernel passed none by, there are none.
     assert found == done or missed
 
 
