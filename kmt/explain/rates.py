@@ -17,6 +17,8 @@ from kmt.results import GONE, KernelResult
 from kmt.text import visible
 
 CONFIDENCE = 0.95
+RAN = frozenset({"passed", "failed", "error"})
+"""Outcomes of tests that count; what was skipped or is not applicable did not run."""
 _Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
 
 
@@ -63,7 +65,7 @@ def tally(runs: Iterable[Sequence[KernelResult]]) -> Tally:
             gone = kernel.outcome in GONE
             lost[kernel.name] = _one_more(lost.get(kernel.name), gone)
             for test in kernel.tests:
-                if test.outcome == "skipped" or (test.lost and kernel.lost_by(test) in GONE):
+                if test.outcome not in RAN or (test.lost and kernel.lost_by(test) in GONE):
                     continue
                 failed = test.outcome in ("failed", "error")
                 failed_here = failed_here or failed

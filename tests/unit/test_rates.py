@@ -68,6 +68,7 @@ def test_a_test_that_ended_pytest_failed_and_one_that_was_lost_with_its_kernel_d
         assert found.runs == Rate(1, 1)
     assert rates.tally([[kernel(outcome=outcome, a="lost error")]]).runs == Rate(0, 1), "a file without causes"
     assert rates.tally([[kernel(outcome="failed", a="lost error")]]).runs == Rate(1, 1)
+    assert rates.tally([[kernel(a="not applicable", b="skipped")]]).tests == {}
     assert rates.tally([[kernel(outcome=outcome)]]).lost == {"6.1": Rate(1, 1)}
 
 
