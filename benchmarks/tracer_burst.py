@@ -61,11 +61,11 @@ def burst(load, number, *, ringbuf, read):
             reader.thread.join()
         while reader.take(0.2):
             pass
-        counters, missed = tracer.counters(), tracer.missed()
+        counters, missed, kind = tracer.counters(), tracer.missed(), str(tracer)
     told = {key[1:]: n for key, n in reader.told.items() if key[0] == program.pid}
     right = told.pop((7, 3), 0) + told.pop((3, 7), 0)
     print(
-        f"{os.uname().release}, {tracer}, {'read' if read else 'not read before its end'}: {number:,} connections, "
+        f"{os.uname().release}, {kind}, {'read' if read else 'not read before its end'}: {number:,} connections, "
         f"{speed:,.0f} a second; of {2 * number:,} ends {right:,} told, {sum(told.values()):,} told wrongly, "
         f"{counters.events_lost:,} lost, {2 * number - right - sum(told.values()) - counters.events_lost:,} "
         f"unaccounted for; {missed:,} runs left out",
