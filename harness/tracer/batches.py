@@ -22,6 +22,7 @@ class Batches:
     def __init__(self) -> None:
         self._read: dict[tuple[int, int], int] = {}
         self._current: dict[int, int] = {}
+        self._sent: dict[int, int] = {}
         self._given_up = 0
 
     @property
@@ -33,7 +34,6 @@ class Batches:
     def merge(self, seen: Sequence[Batch], drained: Iterable[bytes]) -> list[Conn]:
         """The connections that are new in these batches and in the events drained after them."""
         conns: list[Conn] = []
-        sent: set[tuple[int, int]] = set()
         for record in drained:
             if events.is_single(record):
                 conns.append(events.conn(record))
@@ -41,12 +41,13 @@ class Batches:
             batch = events.batch(record)
             key = (batch.cpu, batch.id)
             conns += batch.conns[self._read.pop(key, 0) :]
-            sent.add(key)
+            self._sent[batch.cpu] = batch.id
             self._give_up(batch)
         for batch in seen:
             key = (batch.cpu, batch.id)
             self._current[batch.cpu] = batch.id
-            if key not in sent and batch.conns:
+            # The task that sent it may have been preempted before it began the next one: it stands there, sent.
+            if batch.id > self._sent.get(batch.cpu, -1) and batch.conns:
                 conns += batch.conns[self._read.get(key, 0) :]
                 self._read[key] = len(batch.conns)
         return conns
