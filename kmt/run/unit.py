@@ -64,8 +64,9 @@ class Guests:
         bytecode, tails = self.shared.bytecode, link.said.get("bytecode")
         compiled = bytecode.ready(tails, tree.paths) if tree else {}
         bpf = send_files(link, tree, self.shared.programs(self.kernel), compiled)
-        # In a guest that stays, tests of earlier runs have been: what it says is not to reach other guests.
-        if tree and not link.stays and (missing := bytecode.claim(tails)):
+        # Where tests of earlier runs have been, or others than us, what is said is not to reach other guests.
+        ours = not link.stays and self.backend.pristine is not None
+        if tree and ours and (missing := bytecode.claim(tails)):
             bytecode.keep(tails, link.compiled(link.inside(tree.root), missing))
         artifacts = str(directory / "guest") if self.backend.shares_files else link.inside(ARTIFACTS_DIR)
         return Places(link.inside(""), bpf, artifacts)

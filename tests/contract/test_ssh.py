@@ -14,7 +14,7 @@ import pytest
 from machines import gone, link_to, output, wait_for
 from sshd import free_port, serving
 
-from kmt import archive, backends, config, matrix, proc
+from kmt import archive, backends, config, matrix, proc, runs
 from kmt.backends.base import Machine
 from kmt.backends.ssh import SshBackend
 from kmt.commands import snapshots
@@ -30,7 +30,14 @@ from kmt.errors import (
     VmTimedOutError,
 )
 from kmt.guest.wire import Kind
+from kmt.paths import cache
+from kmt.run.account import Account
+from kmt.run.examples import Examples
+from kmt.run.expected import Expected
+from kmt.run.guest import Plan
 from kmt.run.link import Link
+from kmt.run.shared import Job, Shared
+from kmt.run.unit import Guests
 
 pytestmark = pytest.mark.host_only
 
@@ -187,6 +194,24 @@ def test_a_room_that_is_no_path_is_not_believed(sshd, made, tmp_path, monkeypatc
         monkeypatch.setattr(link, "receive", lambda *_: frame)
         with pytest.raises(AgentError, match="its room is 'relative'"):
             link.hello()
+
+
+def test_nothing_that_was_compiled_there_reaches_other_guests(sshd, made, tmp_path, monkeypatch):
+    monkeypatch.setenv("KMT_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "project"
+    root.mkdir()
+    (root / "helper.py").write_text("VALUE = 1\n")
+    with runs.start(["board"], []) as run, launched(made, sshd.row(), tmp_path / "run") as vm:
+        settings, row = config.load(root), sshd.row()
+        plan = Plan(root, "", (), {}, False, {}, modules={"helper.py": False})
+        shared = Shared(settings, plan, run, Examples(root, 1), lambda _: None, lambda _: False, Expected())
+        job = Job(row, made, False, (), ())
+        guests = Guests(made.kernel(row), job, shared, Account(job, shared), made)
+        link = guests.link(vm, Deadline(60))
+        tails = link.said["bytecode"] = {"plain": ".cpython-313.pyc", "rewritten": ".cpython-313-pytest-9.2.0.pyc"}
+        guests.bring(link, tmp_path)
+        assert shared.bytecode.claim(tails) == [("helper.py", False)]  # left for a guest of ours
+    assert not list(cache("bytecode").iterdir())
 
 
 TESTS = """
