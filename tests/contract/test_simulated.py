@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -122,6 +123,23 @@ def test_a_failure_is_a_failing_test_and_is_shown_whole(project):
     assert "AssertionError" in done.stdout
     assert "FAILED test_theirs.py::test_fails[5.15-simulated]" in done.stdout
     assert numbers(done) == ["1 failed (simulated)"]
+
+
+def test_the_last_line_of_a_run_that_was_cut_short_has_what_was_simulated(project):
+    project.write("""
+        import time
+        def test_passes(kernel): pass
+        def test_fails(kernel): assert False
+        def test_later(kernel): time.sleep(1000)
+    """)
+    words = ["1 passed (simulated)", "1 failed (simulated)"]
+    done, found = results(project, "-x", "--color=yes")
+    assert (done.returncode, found["not_run"]) == (1, 1)
+    assert last(done).startswith("\x1b[31m")  # red
+    assert re.findall(r"\d+ \w+ \(simulated\)", last(done)) == words
+    whole = project.run("--color=yes", "-k", "not later", kernel="5.15-simulated")
+    assert last(whole).startswith("\x1b[31m")
+    assert re.findall(r"\d+ \w+ \(simulated\)", last(whole)) == words
 
 
 def test_what_failed_is_run_again_on_what_it_failed_on(project):
