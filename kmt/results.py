@@ -45,8 +45,6 @@ GRAVITY = (
     Outcome.OK,
 )  # fmt: skip
 """Which of several outcomes of one kernel counts, the gravest first."""
-NO_TESTS = 5
-"""pytest's own."""
 INFRASTRUCTURE = frozenset({Outcome.UNAVAILABLE, Outcome.LOST, Outcome.PANIC, Outcome.HANG})
 GONE = INFRASTRUCTURE | {Outcome.BUILD}
 """With these no test is to blame for not having spoken."""
@@ -151,14 +149,15 @@ def gravest(statuses: Iterable[int]) -> int:
 def exit_status(kernels: Iterable[KernelResult], *, pytest_status: int, strict: Collection[str]) -> int:
     """The run's exit status from the kernels and from what pytest itself would have said (0 to 5).
 
-    An unavailable row counts only when it is among ``strict``, or when no row was available. pytest's
+    An unavailable row counts only when it is among ``strict``, or when no real kernel was there. pytest's
     2 (interrupted), 3 and 4 stay as they are. Where not one test could run on simulated kernels it is 5: no tests.
     """
     if pytest_status in (2, 3, 4):
         return pytest_status
     kernels = list(kernels)
     missing = [k for k in kernels if k.outcome is Outcome.UNAVAILABLE]
-    tolerated = len(missing) < len(kernels) and not any(k.name in strict for k in missing)
+    some = any(k.outcome is not Outcome.UNAVAILABLE and not k.simulated for k in kernels)
+    tolerated = some and not any(k.name in strict for k in missing)
     outcomes = {k.outcome for k in kernels if not (tolerated and k.outcome is Outcome.UNAVAILABLE)}
     if any(t.outcome in ("failed", "error") and not t.lost for k in kernels for t in k.tests):
         return 1

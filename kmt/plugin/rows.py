@@ -37,8 +37,9 @@ class Rows:
         return [row.name for row in self.rows]
 
     def may_be_simulated(self, row: Row) -> bool:
-        """Where it turns out not to be had."""
-        return self.fall_back and _is_from_an_archive(row) and can_be_simulated(row)
+        """Where it turns out not to be had; one that was asked for as a simulated one too would be there twice."""
+        taken = row.name + SIMULATED in self.names
+        return self.fall_back and not taken and _is_from_an_archive(row) and can_be_simulated(row)
 
 
 def choose(words: Sequence[str], catalogue: Matrix, backend: str, *, said: str | None, strict: bool) -> Rows:

@@ -186,12 +186,13 @@ class MatrixPlugin:
             durations.record(self._config.root, self.results)
 
     def _nowhere_run(self, playing: HostSession) -> None:
-        """The law of ``strict_skips`` over a whole matrix."""
+        """The law of ``strict_skips`` over a whole matrix, where all of it was there and real."""
         default = {row.name for row in self._matrix.rows if row.default}
-        ran = [r for r in playing.results.values() if r.outcome is not Outcome.UNAVAILABLE and not r.simulated]
-        if not self._config.strict_skips or not default <= set(playing.results):
+        results = playing.results.items()
+        ran = {name: r for name, r in results if r.outcome is not Outcome.UNAVAILABLE and not r.simulated}
+        if not self._config.strict_skips or not default <= set(ran):
             return
-        skipped = [{t.id for t in result.tests if t.outcome == "skipped" and not t.expected} for result in ran]
+        skipped = [{t.id for t in r.tests if t.outcome == "skipped" and not t.expected} for r in ran.values()]
         for nodeid in sorted(set.intersection(*skipped)) if skipped else []:
             playing.tell(Lost("matrix", nodeid, "skipped everywhere: no kernel of the default matrix can run it"))
 

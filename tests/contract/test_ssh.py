@@ -352,3 +352,20 @@ def test_what_needs_a_kernels_files_says_that_there_are_none(sshd, project):
     sshd.catalogue(project.root / "kernels.toml", sshd.row())
     with pytest.raises(UnavailableError, match="reached over SSH at board: nothing to fetch"):
         list(snapshots.make(project.root, ["board"]))
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_only_a_matrix_that_was_there_and_real_can_say_that_no_kernel_runs_a_test(sshd, project, monkeypatch, whole):
+    monkeypatch.setenv("KMT_MIRROR", "file:/nonexistent")
+    project.write("import pytest\n@pytest.mark.requires('flux')\ndef test_flux(kernel): pass\n")
+    project.write("def pytest_kmt_probe(feature): return False if feature == 'flux' else None\n", "conftest.py")
+    (project.root / "pyproject.toml").write_text('[tool.kmt]\ncatalogue = "kernels.toml"\nstrict_skips = true\n')
+    catalogue = project.root / "kernels.toml"
+    sshd.catalogue(catalogue, sshd.row())
+    if not whole:
+        with catalogue.open("a") as file:
+            file.write('[[kernel]]\nname = "6.1"\nseries = "6.1"\nsuites = ["bookworm"]\ndefault = true\n')
+    done = project.run("--kernel-backend=auto", kernel="default")
+    assert ("skipped everywhere" in done.stdout) is whole
+    assert ("6.1-simulated: simulated, for it could not be had" in done.stdout) is not whole
+    assert done.returncode == int(whole), done.stdout

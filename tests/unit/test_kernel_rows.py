@@ -44,6 +44,11 @@ def test_why_is_said_of_what_was_not_asked_for(machine):
     assert [found.may_be_simulated(row) for row in found.rows] == [False, False, True]
 
 
+def test_no_name_is_given_twice_however_late_a_row_turns_out_not_to_be_had(machine):
+    found = chosen("6.1", "6.1-simulated", "6.12")
+    assert [found.may_be_simulated(row) for row in found.rows] == [False, False, True]
+
+
 def test_without_a_machine_all_are_simulated_but_images_and_this_one(monkeypatch, tmp_path):
     monkeypatch.setattr("kmt.backends.simulated.no_machine", lambda: "no QEMU")
     image = tmp_path / "vmlinuz-6.6"

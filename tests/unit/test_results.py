@@ -62,3 +62,11 @@ def test_where_nothing_could_run_on_simulated_kernels_no_test_was_there():
     assert exit_status([simulated(("passed", False))], pytest_status=0, strict=[]) == 0
     assert exit_status([simulated(), kernel("ok", ("passed", False))], pytest_status=0, strict=[]) == 0
     assert exit_status([simulated(FAILED)], pytest_status=1, strict=[]) == 1
+
+
+def test_a_simulated_kernel_does_not_make_up_for_one_that_is_not_there():
+    missing, real = kernel("unavailable", name="7.3"), kernel("ok", ("passed", False))
+    simulated = kernel("ok", ("passed", False), name="5.15-simulated")
+    simulated.simulated = True
+    assert exit_status([missing, simulated], pytest_status=0, strict=[]) == 6
+    assert exit_status([missing, simulated, real], pytest_status=0, strict=[]) == 0
