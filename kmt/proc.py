@@ -111,8 +111,12 @@ def spawn(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     pass_fds: Sequence[int] = (),
+    own_session: bool = False,
 ) -> subprocess.Popen[bytes]:
-    """Start and return it; the caller ends it. It is killed when the calling thread ends."""
+    """Start and return it; the caller ends it. It is killed when the calling thread ends.
+
+    With ``own_session`` it has no terminal to ask anything on, and a Ctrl-C there does not reach it.
+    """
     return subprocess.Popen(
         _bound(argv),
         stdin=stdin,
@@ -121,6 +125,7 @@ def spawn(
         env={**os.environ, **(env or {})},
         cwd=cwd,
         pass_fds=tuple(pass_fds),
+        start_new_session=own_session,
     )
 
 

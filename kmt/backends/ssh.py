@@ -20,7 +20,7 @@ from pathlib import Path
 from kmt import proc
 from kmt.backends.base import Checkpoint, Machine, Vm
 from kmt.backends.ssh_load import cargo, choose, program
-from kmt.backends.ssh_words import MARK, Facts, Target, facts, trouble
+from kmt.backends.ssh_words import ENVIRONMENT, MARK, Facts, Target, facts, trouble
 from kmt.backends.stopping import stop
 from kmt.boot.consolelog import Watch, free_path
 from kmt.config import Config
@@ -202,8 +202,9 @@ def _connected(target: Target, run_dir: Path) -> Iterator[SshVm]:
         watch = Watch(free_path(run_dir, "console"))
         said = free_path(run_dir, "ssh")
         try:
+            command, end = target.command(str(said)), theirs.fileno()
             process = proc.spawn(
-                target.command(str(said)), stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=watch.writing
+                command, stdin=end, stdout=end, stderr=watch.writing, env=ENVIRONMENT, own_session=True
             )
         finally:
             watch.started()

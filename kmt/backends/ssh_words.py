@@ -1,8 +1,9 @@
 """(pure) What is said to ssh and what it says back: a machine's address, the command, the facts, why it failed.
 
 Laws: nothing of a row can be taken for an option; a host key that is not known, or has changed, is not accepted, unless
-the row's own ``ssh_config`` says in so many words that it may be; nothing is ever asked (BatchMode); each way to fail
-is one line with the command that mends it.
+the row's own ``ssh_config`` says in so many words that it may be; nothing is ever asked (BatchMode, and no terminal
+for the ssh that goes to a jump host, which is not told so); each way to fail is one line with the command that mends
+it.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ OPTIONS = {
     "RemoteCommand": "none",
     "LogLevel": "INFO",
 }
+
+ENVIRONMENT = {"SSH_ASKPASS_REQUIRE": "never"}
+"""What ssh's environment has besides ours: no window asks either."""
 
 
 @dataclass(frozen=True)
@@ -120,10 +124,12 @@ def trouble(target: Target, said: str, console: str, status: int | None, *, bega
     ``began``: the agent had been up.
     """
     kind = VmLostError if began else VmNeverStartedError
+    # What ssh says before it opens its file, and another ssh that goes to a jump host, is on the console.
+    heard = said if began or status != 255 else f"{said}\n{console}"
     if status is not None and status < 0:
         return VmLostError(f"ssh to {target} was ended by signal {-status}")
     for pattern, words, hint in _CAUSES:
-        if re.search(pattern, said):
+        if re.search(pattern, heard):
             return kind(words.format(target), hint=hint.format(ssh=shlex.join(target.ssh()), known=target.known_as))
     last = _last(console)
     python = shlex.join(target.python)
@@ -132,7 +138,7 @@ def trouble(target: Target, said: str, console: str, status: int | None, *, bega
             f"there is no {python} on {target}: {last}", hint='install it there, or name one in its row: python = "..."'
         )
     if status == 255:
-        return kind(f"the connection to {target} ended: {_last(said) or 'ssh does not say why'}")
+        return kind(f"the connection to {target} ended: {_last(said) or last or 'ssh does not say why'}")
     return kind(f"the agent on {target} ended with status {status}{': ' if last else ''}{last}")
 
 

@@ -29,6 +29,8 @@ GRACE = 2.0
 """Seconds that the agent has to notice that the host has gone."""
 PATIENCE = 5.0
 """Seconds for its processes to die; one that belongs to somebody else, or to a stuck kernel, may not."""
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+"""What sshd, and whoever shuts the machine down, may send; both at once, too."""
 _PR_SET_CHILD_SUBREAPER = 36
 _POLLRDHUP = 0x2000
 
@@ -40,18 +42,33 @@ def main() -> int:
     if not size:
         return 0
     os.umask(0o077)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(143))
-    room = tempfile.mkdtemp(prefix="kmt-far-")
+    for number in ENDING:
+        signal.signal(number, stop)
+    room = ""
     try:
+        room = tempfile.mkdtemp(prefix="kmt-far-")
         take(room, size)
         return keep(room)
     except OSError as error:
         print(f"kmt: {error}", file=sys.stderr)
         return 3
     finally:
+        be_deaf()
         end_all()
-        shutil.rmtree(room, ignore_errors=True)
+        if room:
+            shutil.rmtree(room, ignore_errors=True)
+
+
+def stop(*_: object) -> None:
+    """End, once: what follows cleans up, and is not to be ended in its turn."""
+    be_deaf()
+    sys.exit(143)
+
+
+def be_deaf() -> None:
+    """Hear no more signals that would end this process."""
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def say_facts() -> None:

@@ -156,6 +156,8 @@ class Link:
         # The process or its console may need a moment to say why the channel ended.
         grace = Deadline(2.0)
         while not grace.passed():
+            if self._cancel.is_set():  # whoever stops the run may have ended the guest as well
+                return CancelledError("stopped")
             death = self._vm.death()
             if death is not None:
                 return death

@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
+import pexpect
 import psutil
 import pytest
 from machines import gone, link_to, output, wait_for
@@ -79,6 +81,24 @@ def test_everything_of_ours_is_below_one_directory_that_goes(sshd, made, tmp_pat
     wait_for(lambda: gone(int(sleeper)) and not room.exists())
 
 
+def test_the_room_goes_however_often_that_side_is_told_to_end(sshd, made, tmp_path):
+    with launched(made, sshd.row(), tmp_path / "run") as vm:
+        link = link_to(vm, made)
+        room = room_of(link)
+        agent, sleeper = map(
+            int, output(link, "sh", "-c", "setsid sleep 1000 >/dev/null 2>&1 & echo $PPID $!")[0].split()
+        )
+        far = psutil.Process(agent).parent()
+        far.suspend()  # so that both are there when it goes on
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            far.send_signal(number)
+        far.resume()
+        wait_for(lambda: gone(far.pid))
+    assert not room.exists()
+    assert gone(agent)
+    assert gone(sleeper)
+
+
 def test_an_agent_that_is_stopped_does_not_stay_behind(sshd, made, tmp_path):
     with launched(made, sshd.row(), tmp_path / "run") as vm:
         link = link_to(vm, made)
@@ -127,6 +147,21 @@ def test_what_keeps_us_out_is_said_in_one_line(sshd, made, changes, said):
         made.kernel(sshd.row(**changes))
     assert "\n" not in str(caught.value)
     assert [file.read_bytes() for file in known] == before  # above all, no key was accepted
+
+
+def test_a_jump_host_asks_nothing_either(sshd, project):
+    row = sshd.row(key="user")
+    jump = row.ssh_config.with_name("ssh-by-a-jump")
+    unknown = f"Host jump\n    UserKnownHostsFile {sshd.room}/empty\nHost board\n    ProxyJump jump\n"
+    jump.write_text(unknown + row.ssh_config.read_text())
+    (project.root / "pyproject.toml").write_text('[tool.kmt]\ncatalogue = "kernels.toml"\n')
+    sshd.catalogue(project.root / "kernels.toml", replace(row, ssh_config=jump))
+    words = ["-m", "kmt", "exec", "board", "--", "true"]
+    with pexpect.spawn(sys.executable, words, cwd=project.root, timeout=100, encoding="utf-8") as terminal:
+        terminal.expect(pexpect.EOF)
+    assert "Are you sure" not in terminal.before
+    assert "the host key of board is not known here" in terminal.before
+    assert (sshd.room / "empty").read_bytes() == b""
 
 
 def test_a_file_for_this_machine_may_say_that_its_key_does_not_matter(sshd, made):
@@ -333,6 +368,20 @@ def test_a_run_that_is_interrupted_leaves_nothing_there(sshd, project):
         run.send_signal(signal.SIGINT)
         said, _ = run.communicate(timeout=60)
     assert "KeyboardInterrupt" in said
+    wait_for(lambda: not sshd.rooms())
+
+
+def test_a_run_that_is_interrupted_at_a_terminal_was_stopped(sshd, project):
+    project.write("import time, pathlib\ndef test_long():\n    pathlib.Path('begun').touch()\n    time.sleep(1000)\n")
+    (project.root / "pyproject.toml").write_text('[tool.kmt]\ncatalogue = "kernels.toml"\n')
+    sshd.catalogue(project.root / "kernels.toml", sshd.row())
+    program, *words = project.command("--kernel", "board", "--kernel-json=out.json")
+    with pexpect.spawn(program, words, cwd=project.root, timeout=100, encoding="utf-8") as terminal:
+        wait_for(lambda: [room for room in sshd.rooms() if Path(f"{room}{project.root}/begun").exists()])
+        terminal.sendintr()
+        terminal.expect(pexpect.EOF)
+    (kernel,) = json.loads((project.root / "out.json").read_text())["kernels"]
+    assert (kernel["outcome"], kernel["not_run"]) == ("stopped", 1), terminal.before
     wait_for(lambda: not sshd.rooms())
 
 

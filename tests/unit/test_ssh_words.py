@@ -118,7 +118,7 @@ def test_an_old_python_is_named_with_the_way_out():
         ("Received disconnect: Too many authentication failures", 255, "refuses our key"),
         ("Timeout, server board not responding.", 255, r"has stopped to answer \(did it crash"),
         ("client_loop: send disconnect: Broken pipe", 255, "the connection to me@board:2222 ended: client_loop"),
-        ("", 255, "ssh does not say why"),
+        ("", 255, "No space left"),
         ("", 126, "there is no python3 on me@board:2222"),
         ("", 3, r"ended with status 3: \[Errno 28\] No space left"),
     ],
@@ -132,6 +132,16 @@ def test_what_ssh_says_becomes_one_line(said, status, words):
     lost = trouble(BOARD, said, console, status, began=True)
     assert isinstance(lost, VmLostError)
     assert "\n" not in str(lost)
+
+
+def test_what_a_jump_host_says_is_on_the_console_and_counts_only_where_ssh_itself_ended():
+    console = "Host key verification failed.\n"
+    assert "is not known here" in trouble(BOARD, "", console, 255, began=False).message
+    assert "ended: Host key" in trouble(BOARD, "", console, 255, began=True).message
+    assert "Host key verification" in trouble(BOARD, "", console, 3, began=False).message
+    assert "ssh does not say why" in trouble(BOARD, "", "", 255, began=False).message
+    refused = trouble(BOARD, "", "sh: python3: Permission denied\n", 126, began=False)
+    assert refused.message.startswith("there is no python3")
 
 
 def test_a_changed_key_is_never_taken_for_an_unknown_one():
