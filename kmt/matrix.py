@@ -224,8 +224,11 @@ def _check_ssh(where: _Where, number: int, row: Row) -> None:
     for key in ("suites", "archive", "image", "modules", "btf"):
         if getattr(row, key):
             raise where.error(number, key, f"a row with ssh has the kernel that runs there, and no {key}")
-    if not _ADDRESS.fullmatch(row.ssh):
+    address = _ADDRESS.fullmatch(row.ssh)
+    if address is None:
         raise where.error(number, "ssh", f"ssh must be like 'user@host' or 'user@host:22', not {row.ssh!r}")
+    if address[3] and not 1 <= int(address[3][1:]) <= 65535:
+        raise where.error(number, "ssh", f"ssh must end in a port from 1 to 65535, not in {address[3]}")
     try:
         shlex.split(row.python)
     except ValueError as error:

@@ -8,6 +8,7 @@ The agent is a process beside us, as with ``host``; what it says a kernel is com
 from __future__ import annotations
 
 import functools
+import platform
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,11 +19,13 @@ from kmt.backends import qemu_program
 from kmt.backends.base import Machine
 from kmt.backends.host import HostBackend, HostVm
 from kmt.deadline import Deadline
-from kmt.errors import CannotTellError, KmtError, VmNeverStartedError
+from kmt.errors import CannotTellError, ConfigError, KmtError, VmNeverStartedError
 from kmt.kernel import Kernel
 from kmt.matrix import Row
 
 NAME = "simulated"
+MACHINES = ("x86_64", "aarch64")
+"""Those on which tests can be kept away from the kernel that runs there (``kmt/simulator/fence.py``)."""
 SESSION = "kmt.simulator.session"
 """The pytest plugin of such a process."""
 
@@ -53,7 +56,13 @@ class SimulatedBackend(HostBackend):
 
 
 def kernel(row: Row) -> Kernel:
-    """What is simulated for a row. Raises CannotTellError where too little is known of its series, or ProfileError."""
+    """What is simulated for a row. Raises CannotTellError where too little is known of its series, or ProfileError;
+    ConfigError on a machine from whose own kernel the tests could not be kept away."""
+    if platform.machine() not in MACHINES:
+        raise ConfigError(
+            f"nothing is simulated on a machine that is {platform.machine()}: tests could reach its own kernel",
+            hint=f"use one that is {' or '.join(MACHINES)}, or --kernel-backend qemu",
+        )
     if not row.series:
         raise CannotTellError(f"{row.name} names no series, and only versions can be simulated")
     release, origin = _described(row.series)

@@ -33,7 +33,10 @@ CONNECT_SECONDS = 30.0
 """From ssh's start to the line of facts."""
 NOISE = 64 * 1024
 """Bytes that login scripts may print before it."""
-_FACTS = re.compile(rb"^" + MARK + rb"(.*)\n", re.MULTILINE)
+LONGEST = 1 << 20
+"""Bytes of the line of facts, which names all packages there."""
+_BEGIN = re.compile(rb"^" + MARK, re.MULTILINE)
+_FACTS = re.compile(_BEGIN.pattern + rb"(.*)\n", re.MULTILINE)
 
 
 class SshVm:
@@ -77,11 +80,14 @@ class SshVm:
         self.send(program(), deadline)
         heard = bytearray()
         while (found := _FACTS.search(heard)) is None:
-            if len(heard) > NOISE:
+            begin = _BEGIN.search(heard)
+            if (begin.start() if begin else len(heard)) > NOISE:
                 raise VmNeverStartedError(
                     f"{self._target} prints {NOISE} bytes and more when somebody logs in, and no agent starts",
                     hint="its login scripts must be still when there is no terminal",
                 )
+            if len(heard) > NOISE + LONGEST:
+                raise VmNeverStartedError(f"what {self._target} says of itself has no end")
             if deadline.passed():
                 raise VmTimedOutError(f"{self._target} did not start an agent within {deadline.seconds:.0f} s")
             if select.select([self.channel], [], [], 0.1)[0]:

@@ -22,6 +22,7 @@ MARK = b"kmt-far "
 """What the line of facts begins with (``kmt/guest/far.py``)."""
 OLDEST = (3, 11)
 """Python on the other side."""
+_PYTHON = re.compile(r"\d{1,3}\.\d{1,3}[0-9A-Za-z.+-]{0,30}")
 LOADER = "import sys;exec(eval(sys.stdin.buffer.readline()))"
 """(in a shell, as Python) Runs the program whose ``repr`` is the first line of standard input."""
 OPTIONS = {
@@ -107,8 +108,10 @@ def facts(line: bytes, target: Target) -> Facts:
         strings = {key: str(said[key]) for key in ("python", "release", "machine", "extension")}
         packages = {str(name): str(version) for name, version in said["packages"].items()}
         found = Facts(uid=int(said["uid"]), packages=packages, **strings)
+        if not _PYTHON.fullmatch(found.python):
+            raise ValueError
         version = tuple(int(number) for number in found.series.split("."))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise VmNeverStartedError(f"what {target} says of itself makes no sense: {type(error).__name__}") from None
     if version < OLDEST:
         raise VmNeverStartedError(

@@ -37,6 +37,7 @@ from kmt.run.events import Event, Lost, Progress
 from kmt.run.expected import Expected
 from kmt.run.guest import Plan, environment
 from kmt.run.pool import Running
+from kmt.text import visible
 
 if TYPE_CHECKING:
     from kmt.plugin.collect import GuestCollector
@@ -265,7 +266,7 @@ class MatrixPlugin:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """What people should know of how it ran, then the table."""
         for notice in {b.notice: None for b in self._backends.values() if b.notice}:
-            terminalreporter.write_line(f"kmt: {notice}", yellow=True)
+            terminalreporter.write_line(f"kmt: {visible(notice)}", yellow=True)
         if not self.results:
             return
         from kmt.report import summary  # rich takes its time, which guests would have had to wait for

@@ -33,7 +33,8 @@ _ANSWERS = ("load", "probe", "signatures", "symbols")
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests() -> None:
     """Nothing of the project has been loaded yet."""
-    fence.close()
+    if not fence.close():
+        raise pytest.UsageError("nobody knows how to keep tests away from the kernel of such a machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -18,9 +18,9 @@ from sshd import free_port, serving
 
 from kmt import archive, backends, config, matrix, proc, runs
 from kmt.backends.base import Machine
-from kmt.backends.ssh import SshBackend
+from kmt.backends.ssh import NOISE, SshBackend
 from kmt.commands import snapshots
-from kmt.commands.matrix import dry_run
+from kmt.commands.matrix import dry_run, fetch
 from kmt.deadline import Deadline
 from kmt.errors import (
     AgentError,
@@ -201,6 +201,18 @@ def test_login_scripts_may_print_but_not_for_ever(made, tmp_path):
             else:
                 with pytest.raises(VmNeverStartedError, match="its login scripts must be still"):
                     made.kernel(server.row())
+
+
+def test_facts_may_be_long_but_not_without_end(sshd, made, tmp_path):
+    packages = {f"package-{number}": "1.0" for number in range(10_000)}
+    line = {"python": "3.13.5", "release": "9.9", "machine": "x", "uid": 0, "extension": ".so", "packages": packages}
+    (tmp_path / "facts").write_text(f"kmt-far {json.dumps(line)}\n")
+    (tmp_path / "long").write_text(f"cat {tmp_path}/facts; cat >/dev/null")
+    (tmp_path / "endless").write_text("printf 'kmt-far '; yes noise | tr -d '\\n'")
+    assert (tmp_path / "facts").stat().st_size > NOISE
+    assert made.kernel(sshd.row(python=f"sh {tmp_path}/long")).release == "9.9"
+    with pytest.raises(VmNeverStartedError, match="what board says of itself has no end"):
+        made.kernel(sshd.row(python=f"sh {tmp_path}/endless"))
 
 
 def test_other_rows_and_other_wishes_are_refused(sshd, made, tmp_path):
@@ -396,11 +408,12 @@ def test_a_machine_that_is_lost_costs_its_own_tests_alone(sshd, project):
     assert "ssh-copy-id" in board["hint"]
 
 
-def test_what_needs_a_kernels_files_says_that_there_are_none(sshd, project):
+def test_where_no_kernels_files_are_needed_that_is_said(sshd, project):
     (project.root / "pyproject.toml").write_text('[tool.kmt]\ncatalogue = "kernels.toml"\n')
     sshd.catalogue(project.root / "kernels.toml", sshd.row())
-    with pytest.raises(UnavailableError, match="reached over SSH at board: nothing to fetch"):
-        list(snapshots.make(project.root, ["board"]))
+    said = ["board: no snapshot: it runs at board", "5.15-simulated: no snapshot: it is simulated"]
+    assert list(snapshots.make(project.root, ["board", "5.15-simulated"])) == said
+    assert fetch(project.root, ["5.15-simulated"]) == (["5.15-simulated: nothing to fetch: it is simulated"], 0)
 
 
 @pytest.mark.parametrize("whole", [True, False])

@@ -3,8 +3,10 @@
 import pytest
 
 from kmt import matrix
+from kmt.backends import simulated
 from kmt.errors import CannotTellError, ConfigError, ProfileError
 from kmt.plugin.rows import choose
+from kmt.simulator import fence, session
 
 CATALOGUE = matrix.load()
 
@@ -69,6 +71,23 @@ def test_a_series_that_nobody_can_tell_of_is_left_as_it_is(machine):
     assert choose(["9.9"], catalogue, "auto", said=None, strict=False).names == ["9.9"]
 
 
+def test_on_a_machine_that_the_fence_does_not_know_nothing_is_simulated(machine, monkeypatch):
+    assert all(fence.program(name) for name in simulated.MACHINES)
+    monkeypatch.setattr(simulated.platform, "machine", lambda: "riscv64")
+    assert not fence.close("riscv64")
+    with pytest.raises(ConfigError, match="nothing is simulated on a machine that is riscv64"):
+        chosen("6.1-simulated")
+    found = chosen("6.1", "5.15")
+    assert found.names == ["6.1", "5.15"]
+    assert not any(found.may_be_simulated(row) for row in found.rows)
+
+
+def test_a_process_without_a_fence_is_none(monkeypatch):
+    monkeypatch.setattr(fence, "close", lambda: False)
+    with pytest.raises(pytest.UsageError, match="keep tests away"):
+        session.pytest_load_initial_conftests()
+
+
 @pytest.mark.parametrize(
     ("words", "options", "error", "said"),
     [
@@ -85,7 +104,6 @@ def test_what_cannot_be_is_a_typed_error(machine, words, options, error, said):
 
 
 def test_a_damaged_profile_is_said_as_such(machine, monkeypatch):
-    from kmt.backends import simulated
     from kmt.simulator import profile
 
     def broken(*_):

@@ -77,6 +77,8 @@ def test_no_address_becomes_an_option_or_a_second_word(text):
         ('ssh = "-oProxyCommand=x"', r"kernels\.toml:3: ssh must be like 'user@host' or 'user@host:22', not '-o"),
         ('ssh = "a b"', "ssh must be like"),
         ('ssh = "board:port"', "ssh must be like"),
+        ('ssh = "board:65536"', "a port from 1 to 65535, not in :65536"),
+        ('ssh = "board:0"', "a port from 1 to 65535"),
         (
             'ssh = "board"\nsuites = ["x"]\nseries = "6.1"',
             "a row with ssh has the kernel that runs there, and no suites",
@@ -98,7 +100,16 @@ def test_facts_are_read_and_hostile_until_then():
     for changes in ({"uid": "x"}, {"packages": 3}, {"python": "new"}, {"python": None}):
         with pytest.raises(VmNeverStartedError, match="what me@board:2222 says of itself makes no sense"):
             facts(json.dumps(SAID | changes).encode(), BOARD)
-    for line in (b"", b"[]", b"\xff", b"{}"):
+    for changes in (
+        {"uid": float("inf")},
+        {"python": "3.13\x1b[2J"},
+        {"python": "3.13.5\n"},
+        {"python": "3." + "1" * 99},
+    ):
+        with pytest.raises(VmNeverStartedError, match="makes no sense"):
+            facts(json.dumps(SAID | changes).encode(), BOARD)
+    assert facts(json.dumps(SAID | {"python": "3.14.0rc2+"}).encode(), BOARD).series == "3.14"
+    for line in (b"", b"[]", b"\xff", b"{}", b"[" * 100_000):
         with pytest.raises(VmNeverStartedError, match="makes no sense"):
             facts(line, BOARD)
 
