@@ -272,6 +272,9 @@ class Session:
         drain.join()
         try:
             tracer.stop()
+        except HarnessError as error:
+            _log.warning("the tracer's programs: %s", error)
+        try:
             self._hold(tracer.closed(0))
         except HarnessError as error:
             _log.warning("closed connections: %s", error)

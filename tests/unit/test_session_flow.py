@@ -72,6 +72,8 @@ class Tracer:
     def stop(self) -> None:
         self.log.append("off")
         self.conns += self.at_the_end
+        if self.refuses == "stop":
+            raise BpfError("detach", 1)
         self.counted = self.counted._replace(tcp_closed=self.counted.tcp_closed + len(self.at_the_end))
 
     def __enter__(self) -> Tracer:
@@ -238,6 +240,17 @@ def test_what_closes_while_the_session_does_can_be_taken_after_it(settings: Sett
         assert told.value == 0
     assert made.take_closed() == [1, 2, 3]
     assert told.value == 3
+
+
+def test_what_closed_is_told_though_a_program_does_not_come_off(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    made, tracer = session(settings)
+    tracer.at_the_end = [1, 2, 3]
+    with made:
+        tracer.refuses = "stop"
+    assert made.take_closed() == [1, 2, 3]
+    assert "the tracer's programs: detach: EPERM" in caplog.text
 
 
 def counted(made: Session) -> dict[str, int]:
