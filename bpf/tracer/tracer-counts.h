@@ -7,6 +7,10 @@
  * half, which takes a sequence number as a byte does, is left out. They are modulo 2^32, so only differences mean
  * anything: of a connection that is followed, what was missed is the socket's count less what was there before less
  * what programs have seen.
+ *
+ * The socket is not locked here: a segment may come between two reads (tcp_snd_una_update, tcp_rcv_nxt_update). What
+ * was missed may then be told too small and never too large, so of each count there are two: at the end the total is
+ * read before what it has moved on, at the beginning after it.
  */
 #ifndef TRACER_COUNTS_H
 #define TRACER_COUNTS_H
@@ -27,27 +31,60 @@ static __always_inline bool fin_sent(struct sock *sk)
 	       state == TCP_LAST_ACK_STATE || state == TCP_CLOSE_STATE;
 }
 
-/* What was acknowledged, and what was not yet. Of who connected its SYN is in it: see SYN_SENT_COUNT. */
+/*
+ * What was acknowledged, and what was not yet; at the least, if segments come meanwhile. Of who connected its SYN is in
+ * it: see SYN_SENT_COUNT.
+ */
 static __always_inline __u32 sent_count(struct sock *sk)
 {
 	struct tcp_sock *tcp = (struct tcp_sock *)sk;
 	__u32 acknowledged = BPF_CORE_READ(tcp, bytes_acked);
+	__u32 written = BPF_CORE_READ(tcp, write_seq);
+	__u32 unacknowledged = BPF_CORE_READ(tcp, snd_una);
 
-	return acknowledged + BPF_CORE_READ(tcp, write_seq) - BPF_CORE_READ(tcp, snd_una) - fin_sent(sk);
+	return acknowledged + written - unacknowledged - fin_sent(sk);
+}
+
+/* The same at the most. */
+static __always_inline __u32 sent_count_before(struct sock *sk)
+{
+	struct tcp_sock *tcp = (struct tcp_sock *)sk;
+	__u32 fin = fin_sent(sk);
+	__u32 unacknowledged = BPF_CORE_READ(tcp, snd_una);
+	__u32 written = BPF_CORE_READ(tcp, write_seq);
+	__u32 acknowledged = BPF_CORE_READ(tcp, bytes_acked);
+
+	return acknowledged + written - unacknowledged - fin;
 }
 
 /* tcp_rcv_synsent_state_process lets tcp_ack count the SYN; a socket that was accepted begins behind its own. */
 #define SYN_SENT_COUNT 1
 
-/* What has arrived in order, less what is left of it. Read up to a received end means read past it. */
+/*
+ * What has arrived in order, less what is left of it; at the least, if segments come meanwhile. Read up to a received
+ * end means read past it.
+ */
 static __always_inline __u32 received_count(struct sock *sk)
 {
 	struct tcp_sock *tcp = (struct tcp_sock *)sk;
 	__u32 arrived = BPF_CORE_READ(tcp, bytes_received);
-	__u32 left = BPF_CORE_READ(tcp, rcv_nxt) - BPF_CORE_READ(tcp, copied_seq);
-	bool read_fin = !left && BPF_CORE_READ(sk, __sk_common.skc_flags) & FIN_RECEIVED;
+	__u32 copied = BPF_CORE_READ(tcp, copied_seq);
+	__u32 left = BPF_CORE_READ(tcp, rcv_nxt) - copied;
+	bool fin = BPF_CORE_READ(sk, __sk_common.skc_flags) & FIN_RECEIVED;
 
-	return arrived - left - read_fin;
+	return arrived - left - (fin && !left);
+}
+
+/* The same at the most. */
+static __always_inline __u32 received_count_before(struct sock *sk)
+{
+	struct tcp_sock *tcp = (struct tcp_sock *)sk;
+	bool fin = BPF_CORE_READ(sk, __sk_common.skc_flags) & FIN_RECEIVED;
+	__u32 next = BPF_CORE_READ(tcp, rcv_nxt);
+	__u32 left = next - BPF_CORE_READ(tcp, copied_seq);
+	__u32 arrived = BPF_CORE_READ(tcp, bytes_received);
+
+	return arrived - left - (fin && !left);
 }
 
 /* Half the numbers are behind: programs have seen more, as when two threads began it together. */

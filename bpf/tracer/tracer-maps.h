@@ -19,8 +19,8 @@ struct tracked_socket {
 	struct conn_tuple tuple;
 	__u32 flows;	       /* UDP: entries of conn_stats that it began */
 	__u16 bound_port;      /* UDP: the port that it is counted for in udp_port_bindings, or 0 */
-	__u32 sent_before;     /* TCP: what the socket's own counts (tcp-counts.h) said of bytes that are none of this */
-	__u32 received_before; /* connection's: moved before it was followed, or called lost */
+	__u32 sent_before;     /* TCP: what the socket's own counts (tracer-counts.h) say of bytes that are none of this */
+	__u32 received_before; /* connection's: moved before it was followed, by another pid namespace, or called lost */
 };
 
 /* The flow that a thread is sending on, between building the packet and the end of the call. */

@@ -9,8 +9,11 @@
 #include "tracer-counts.h"
 #include "tracer-sockets.h"
 
-/* A connection begins: whatever is still known of its socket or of its addresses is over. */
-static __always_inline void tcp_begin(struct sock *sk, __u32 pid, __u8 direction)
+/*
+ * A connection begins: whatever is still known of its socket or of its addresses is over. Again: a second program at the
+ * same place, which leaves counting what has no room to the first.
+ */
+static __always_inline void tcp_begin(struct sock *sk, __u32 pid, __u8 direction, bool again)
 {
 	__u64 key = (__u64)sk;
 	struct tracked_socket fresh = {};
@@ -24,7 +27,8 @@ static __always_inline void tcp_begin(struct sock *sk, __u32 pid, __u8 direction
 	fill_new(&stats, direction);
 	if (map_update(tracked_sockets, &key, &fresh) || map_update(conn_stats, &fresh.tuple, &stats)) {
 		bpf_map_delete_elem(&tracked_sockets, &key);
-		count(stats_lost);
+		if (!again)
+			count(stats_lost);
 		return;
 	}
 	map_update(tcp_stats, &fresh.tuple, &tcp);
@@ -62,22 +66,27 @@ static __always_inline void on_tcp_finish_connect(struct sock *sk)
 	bpf_map_delete_elem(&tcp_ongoing_connect_pid, &key);
 	/* Fast open sends before the handshake ends. */
 	if (!bpf_map_lookup_elem(&tracked_sockets, &key))
-		tcp_begin(sk, pid, CONN_DIRECTION_OUTGOING);
+		tcp_begin(sk, pid, CONN_DIRECTION_OUTGOING, false);
 }
 
 /* However many it accepts, a listener is one binding of its port. */
-static __always_inline void on_inet_csk_accept(struct sock *listener, struct sock *sk)
+static __always_inline void accepted(struct sock *listener, struct sock *sk, bool again)
 {
 	__u64 process = current_process(), key = (__u64)listener;
 	struct port_binding port = {};
 
 	if (!sk || !process)
 		return;
-	tcp_begin(sk, process >> 32, CONN_DIRECTION_INCOMING);
+	tcp_begin(sk, process >> 32, CONN_DIRECTION_INCOMING, again);
 	port.netns = netns_of(listener);
 	port.port = local_port(listener);
 	if (!bpf_map_lookup_elem(&tcp_listeners, &key) && !map_insert(tcp_listeners, &key, &port))
 		bind_port(port_bindings, &port);
+}
+
+static __always_inline void on_inet_csk_accept(struct sock *listener, struct sock *sk)
+{
+	accepted(listener, sk, false);
 }
 
 static __always_inline void on_inet_csk_accept_again(struct sock *listener, struct sock *sk)
@@ -85,7 +94,7 @@ static __always_inline void on_inet_csk_accept_again(struct sock *listener, stru
 	__u64 key = (__u64)sk;
 
 	if (sk && !bpf_map_lookup_elem(&tracked_sockets, &key))
-		on_inet_csk_accept(listener, sk);
+		accepted(listener, sk, true);
 }
 
 static __always_inline void on_inet_csk_listen_stop(struct sock *listener)
@@ -139,8 +148,8 @@ static __always_inline struct tracked_socket *tcp_tracked(struct sock *sk, __u32
 		pid = *process >> 32;
 	if (!read_socket(&fresh.tuple, sk, pid, CONN_TCP) || !is_collected(&fresh.tuple))
 		return NULL;
-	fresh.sent_before = process ? SYN_SENT_COUNT : sent_count(sk) - sent;
-	fresh.received_before = process ? 0 : received_count(sk) - received;
+	fresh.sent_before = process ? SYN_SENT_COUNT : sent_count_before(sk) - sent;
+	fresh.received_before = process ? 0 : received_count_before(sk) - received;
 	map_insert(tracked_sockets, &key, &fresh);
 	tracked = bpf_map_lookup_elem(&tracked_sockets, &key);
 	if (!tracked) {
@@ -150,16 +159,30 @@ static __always_inline struct tracked_socket *tcp_tracked(struct sock *sk, __u32
 	return tracked;
 }
 
+/* Bytes of a followed connection that are not to be told at its end. */
+static __always_inline void leave_out(struct tracked_socket *tracked, __u64 sent, __u64 received)
+{
+	if (sent)
+		__sync_fetch_and_add(&tracked->sent_before, (__u32)sent);
+	if (received)
+		__sync_fetch_and_add(&tracked->received_before, (__u32)received);
+}
+
 static __always_inline void tcp_transferred(struct sock *sk, __u64 sent, __u64 received)
 {
-	__u64 process = current_process();
+	__u64 process = current_process(), key = (__u64)sk;
 	struct tracked_socket *tracked;
 	struct conn_stats *stats;
 	struct tcp_stats *tcp;
 	bool lost, begun;
 
-	if (!process)
+	if (!process) {
+		/* Of another pid namespace. */
+		tracked = bpf_map_lookup_elem(&tracked_sockets, &key);
+		if (tracked)
+			leave_out(tracked, sent, received);
 		return;
+	}
 	tracked = tcp_tracked(sk, process >> 32, sent, received, &lost);
 	if (!tracked) {
 		if (lost)
@@ -169,11 +192,7 @@ static __always_inline void tcp_transferred(struct sock *sk, __u64 sent, __u64 r
 	stats = stats_of(&tracked->tuple, &begun);
 	if (!stats) {
 		lose_bytes(sent, received);
-		/* They are called lost: not to be told at the end as well. */
-		if (sent)
-			__sync_fetch_and_add(&tracked->sent_before, (__u32)sent);
-		if (received)
-			__sync_fetch_and_add(&tracked->received_before, (__u32)received);
+		leave_out(tracked, sent, received);
 		return;
 	}
 	add_bytes(stats, sent, received);

@@ -5,7 +5,9 @@
  *
  * Sees, counts and misses: what the top of tracer-fentry.bpf.c says. Besides: a call whose end finds no free return probe
  * (user space asks for kprobe_max_active of them a function) or that interrupts another probe is missed; the kernel
- * counts these, and user space reads them (harness/ebpf/kprobes.py); of TCP its bytes are told at the end all the same.
+ * counts these, and user space reads them (harness/ebpf/kprobes.py). Of TCP its bytes are told at the end all the same if
+ * it was a transfer. Each beginning has one program here (the fentry tracer has two), and where that misses a connect or
+ * the return of an accept, the connection begins with the first transfer that is seen: bytes before it are never told.
  * Two threads of which one looks at a TCP socket's data while the other reads it are told apart only by how far the
  * socket's data was read meanwhile.
  * Oldest kernel: 5.7 (bpf_get_ns_current_pid_tgid).

@@ -206,6 +206,14 @@ def test_connections_beyond_the_limit_are_counted(load):
         assert len(drained(tracer)) == 2
 
 
+@pytest.mark.thorough
+def test_an_accept_without_room_is_counted_once(load):
+    with load(max_tracked_connections=1) as tracer:
+        client, server = tcp.connected()
+        with client, server:
+            assert tracer.counters().stats_lost == 1
+
+
 def test_another_pid_namespace_is_not_seen(tracer):
     drained(tracer)
     before = tracer.counters()
@@ -213,6 +221,25 @@ def test_another_pid_namespace_is_not_seen(tracer):
     assert drained(tracer) == []
     assert list(tracer.connections()) == []
     assert tracer.counters() == before
+
+
+def test_what_another_pid_namespace_moves_over_our_connection_is_not_ours(tracer):
+    """Though the socket counts it; what we move before and after it is."""
+    drained(tracer)
+    client, server = tcp.connected()
+    done = tcp.Exchange(client.getsockname(), server.getsockname(), 110, 6)
+
+    def move(asked, answered):
+        tcp.move(client, server, asked)
+        tcp.move(server, client, answered)
+
+    with client, server:
+        move(100, 4)
+        assert in_new_pid_namespace(lambda: move(5000, 700)) == 0
+        move(10, 2)
+    at_client, at_server = ends(drained(tracer), done)
+    assert (at_client.sent_bytes, at_client.recv_bytes) == (110, 6)
+    assert (at_server.sent_bytes, at_server.recv_bytes) == (6, 110)
 
 
 def in_new_pid_namespace(call):
