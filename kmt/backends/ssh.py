@@ -14,7 +14,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from kmt import proc
@@ -26,6 +26,7 @@ from kmt.boot.consolelog import Watch, free_path
 from kmt.config import Config
 from kmt.deadline import Deadline
 from kmt.errors import ConfigError, SnapshotError, VmError, VmNeverStartedError, VmTimedOutError
+from kmt.guest import far
 from kmt.kernel import Kernel
 from kmt.matrix import Row
 
@@ -115,6 +116,13 @@ class SshVm:
         finally:
             self.channel.settimeout(None)
 
+    def leave(self) -> None:
+        """Wait for the other side to have cleaned up and ended by itself, so that the next one there has it alone."""
+        with suppress(OSError):  # it has ended already
+            self.channel.shutdown(socket.SHUT_WR)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(far.GRACE + far.PATIENCE)
+
     def ended(self) -> VmError:
         """Why; it may need a moment to end."""
         try:
@@ -188,6 +196,7 @@ class SshBackend:
             load = cargo(choose(self._config.requirements, found)[0])
             vm.send(b"%d\n" % len(load) + load, deadline)
             yield vm
+            vm.leave()
 
     def checkpoint(self, vm: Vm, deadline: Deadline) -> Checkpoint:
         """Nobody here can freeze that machine."""
