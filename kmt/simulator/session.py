@@ -21,6 +21,8 @@ from kmt.errors import CannotTellError
 from kmt.results import NOT_APPLICABLE
 from kmt.simulator import fence
 from kmt.simulator.kernel import SimulatedKernel, simulated
+from kmt.simulator.loaded import SimulatedObject
+from kmt.simulator.proc_tree import ProcTree
 
 if TYPE_CHECKING:
     from kmt.guest.plugin import KernelInfo
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 SEED = 0
 """Of all simulated kernels: a test that failed fails again."""
 _ANSWERS = ("load", "probe", "signatures", "symbols")
+_OF_OBJECTS = ("attach", "attach_uprobe", "attach_kprobes", "attach_uprobes")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -49,16 +52,23 @@ class Session:
         self._room = tempfile.TemporaryDirectory(prefix="kmt-")
         self._kernel: SimulatedKernel | None = None
         self._untold: list[str] = []
+        self._kept: dict[pytest.FixtureDef[Any], list[str]] = {}
+        """What was not told while a fixture of more than one test was made, until it ends."""
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_kmt_kernel_api(self, kernel: KernelInfo) -> SimulatedKernel:
         """The one of that series."""
         if self._kernel is None:
             major, minor, _ = kernel.version
-            self._kernel = simulated(f"{major}.{minor}", Path(self._room.name), SEED)
-            for name in _ANSWERS:
-                setattr(self._kernel, name, self._heard(getattr(self._kernel, name)))
+            room = Path(self._room.name)
+            self._kernel = simulated(f"{major}.{minor}", room, SEED)
+            ProcTree(room, release=self._kernel.release)
+            self._listen(self._kernel, _ANSWERS)
         return self._kernel
+
+    def _listen(self, asked: object, names: tuple[str, ...]) -> None:
+        for name in names:
+            setattr(asked, name, self._heard(getattr(asked, name)))
 
     def _heard(self, ask: Callable[..., Any]) -> Callable[..., Any]:
         """A fallback chain takes "cannot tell" for one more way that lost: what comes of that is no answer either."""
@@ -66,7 +76,10 @@ class Session:
         @functools.wraps(ask)
         def asked(*args: Any, **kwargs: Any) -> Any:
             try:
-                return ask(*args, **kwargs)
+                answer = ask(*args, **kwargs)
+                if isinstance(answer, SimulatedObject):
+                    self._listen(answer, _OF_OBJECTS)
+                return answer
             except CannotTellError as error:
                 self._untold.append(str(error))
                 raise
@@ -85,13 +98,27 @@ class Session:
         self._untold.clear()
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
+        """What a fixture of many tests was not told, none of them was; one that fails does so for each anew."""
+        before = len(self._untold)
+        result = yield
+        if fixturedef.scope != "function" and self._untold[before:]:
+            self._kept[fixturedef] = self._untold[before:]
+        return result
+
+    def pytest_fixture_post_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
+        """It has ended."""
+        self._kept.pop(fixturedef, None)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Say of a test that could not be told of that it is not applicable."""
         report = yield
         said = [str(e) for e in _chain(call.excinfo.value) if isinstance(e, CannotTellError)] if call.excinfo else []
-        why = next(iter(self._untold or said), "")
+        kept = [why for heard in self._kept.values() for why in heard]
+        why = next(iter(self._untold or said or kept), "")
         if why and report.when != "teardown" and (report.when == "call" or not report.passed):
             path, line, _ = item.location
             report.outcome = "skipped"

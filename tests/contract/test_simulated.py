@@ -163,6 +163,29 @@ def test_what_the_simulator_cannot_tell_is_neither_passed_nor_failed(project):
     assert all("cannot tell: whether 5.15.0-derived has a function no_such_function" in said for said in why.values())
 
 
+def test_what_a_wider_fixture_was_not_told_none_of_its_tests_was(project):
+    project.write("""
+        import pytest
+
+        @pytest.fixture(scope="class")
+        def chain(kernel):
+            try: kernel.api.symbols(["no_such_function"])
+            except Exception: return "fallback"
+
+        class TestChain:
+            def test_first(self, chain): assert chain
+            def test_second(self, chain): assert chain
+
+        def test_after(kernel):
+            assert (kernel.api.proc_root / "sys/kernel/osrelease").read_text().strip() == kernel.release
+    """)
+    done, found = results(project)
+    assert done.returncode == 0, done.stdout
+    assert found["counts"] == {"passed": 1, "failed": 0, "skipped": 0, "error": 0}
+    names = {name.rpartition("::")[2] for name in found["not_applicable"]}
+    assert names == {"test_first", "test_second"}
+
+
 def test_without_one_test_to_simulate_a_row_stays_unavailable(project):
     project.write("def test_plain(): pass\n")
     done, found = results(project)
