@@ -15,6 +15,7 @@ from pathlib import Path
 
 from harness.ebpf import elf
 from harness.ebpf.live import check_signatures
+from harness.ebpf.opening import check_typed
 from harness.errors import BpfError, BtfError, FormatError, HarnessError, SettingsError, VerifierError
 from harness.kernel_api import Engine, Feature, LoadOptions, Signature
 from kmt.errors import CannotTellError
@@ -31,6 +32,8 @@ from kmt.simulator.types import Kind, Types
 
 MEMORY = 1 << 30
 """Bytes that maps may take."""
+_VERDICTS = 256
+"""How many are kept; the oldest go first."""
 _MARKS = {
     Feature.KPROBE_MULTI: ("bpf_kprobe_multi_link_attach", "register_fprobe_ips"),
     Feature.UPROBE_MULTI: ("bpf_uprobe_multi_link_attach",),
@@ -152,6 +155,8 @@ class SimulatedKernel:
             raise FormatError(f"object {name} is no eBPF object: {error.message}") from None
         whole = _parsed(image)
         opened = prepare(name, whole, options, self.cpus)
+        for program in opened.programs:
+            check_typed(program.name, program.section, options)
         refusal = self._verdict(image, opened, options.kernel_btf)
         if refusal is not None:
             raise _error(name, refusal)
@@ -161,7 +166,7 @@ class SimulatedKernel:
 
     def _verdict(self, image: bytes, opened: Opened, custom: Path | None) -> verify.Refusal | None:
         chosen = tuple(program.name for program in opened.programs)
-        key = (image, chosen, tuple(opened.maps.items()), tuple(opened.data.items()), custom)
+        key = (image, chosen, tuple(opened.maps.items()), tuple(opened.data.items()), _identity(custom))
         if key not in self._verdicts:
             relocated = any(program.code.relocations for program in opened.whole.programs)
             at = verify.Situation(
@@ -172,7 +177,10 @@ class SimulatedKernel:
                 target=_types(custom) if custom is not None and relocated else self.types,
                 custom_btf=custom is not None,
                 memory=MEMORY,
+                cpus=self.cpus,
             )
+            while len(self._verdicts) >= _VERDICTS:
+                self._verdicts.pop(next(iter(self._verdicts)))
             self._verdicts[key] = verify.refusal(at, self.told, self.types, self.has_btf, self.faults)
         return self._verdicts[key]
 
@@ -228,6 +236,17 @@ def _error(name: str, refusal: verify.Refusal) -> HarnessError:
 @functools.lru_cache(maxsize=64)
 def _parsed(image: bytes) -> EbpfObject:
     return objects.parse(image)
+
+
+def _identity(path: Path | None) -> tuple[int, ...] | None:
+    """Of a file's content; nothing where there is none."""
+    if path is None:
+        return None
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _types(path: Path) -> Types:

@@ -22,6 +22,8 @@ from kmt.simulator.words import unknown
 _U32 = (1 << 32) - 1
 _NAME = 15
 """What the kernel keeps of a map's name (BPF_OBJ_NAME_LEN, with its end)."""
+_SECTION = 7
+"""What libbpf keeps of that for a section's name, at the least (``.rodata``)."""
 _READ_ONLY_IN_PROGRAMS = 0x80
 """``BPF_F_RDONLY_PROG``."""
 
@@ -42,8 +44,6 @@ def prepare(name: str, whole: EbpfObject, options: LoadOptions, cpus: int) -> Op
     if whole.types is not None and whole.types.named(".kconfig"):
         raise CannotTellError(f"object {name} asks for the kernel's configuration (.kconfig), which is not simulated")
     programs = _choose(name, whole, options)
-    for program in programs:
-        _check_typed(program, options)
     data = dict(whole.data)
     if options.constants:
         data[".rodata"] = _constants(name, whole, options.constants)
@@ -76,16 +76,6 @@ def _choose(name: str, whole: EbpfObject, options: LoadOptions) -> tuple[Program
     return tuple(program for program in whole.programs if program.name in wanted)
 
 
-def _check_typed(program: Program, options: LoadOptions) -> None:
-    kind, _, function = program.section.partition("/")
-    given = options.signatures.get(program.name, ("",))[0]
-    if kind in ("fentry", "fexit") and function not in (given, given.rpartition(":")[2]):
-        raise SettingsError(
-            f"program {program.name} is attached to {function}, and no signature of {function} was given for it",
-            hint="the kernel loads a program that expects too few arguments, and it reads garbage",
-        )
-
-
 def _constants(name: str, whole: EbpfObject, constants: Mapping[str, int]) -> bytes:
     content = bytearray(whole.data.get(".rodata", b""))
     for constant, value in constants.items():
@@ -104,6 +94,8 @@ def _declared(whole: EbpfObject) -> dict[str, Definition]:
         kind = map_name(declared.type)
         if not kind:
             raise CannotTellError(f"map {name} is of type {declared.type}, which is not known")
+        if declared.flags & _READ_ONLY_IN_PROGRAMS:
+            raise CannotTellError(f"map {name} is read only for programs, which is not simulated")
         entries = _ring_size(declared.max_entries) if kind == "ringbuf" else declared.max_entries
         found[name] = Definition(kind, declared.key_size, declared.value_size, entries, declared.flags)
     return found
@@ -113,7 +105,7 @@ def _data_map(name: str, section: str) -> str:
     """libbpf's name for the map of a section: the beginning of the object's, and the section's."""
     if section.count(".") > 1:
         return section
-    return re.sub(r"[^\w.]", "_", name[: _NAME - len(section)], flags=re.ASCII) + section
+    return re.sub(r"[^\w.]", "_", name[: _NAME - max(_SECTION, len(section))], flags=re.ASCII) + section
 
 
 def _edited(name: str, definition: Definition, edit: MapEdit) -> Definition:

@@ -13,12 +13,13 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from kmt.errors import CannotTellError
 from kmt.simulator.lru import BATCH, Lru, Node
 
 ENOTSUPP = 524
 """An error number that the kernel keeps to itself, and shows all the same."""
 _U32 = (1 << 32) - 1
-_LARGEST = 1 << 22
+LARGEST = 1 << 22
 """KMALLOC_MAX_SIZE, which no key with its value may reach."""
 _PER_CPU = frozenset({"percpu_hash", "percpu_array", "lru_percpu_hash"})
 ARRAYS = frozenset({"array", "percpu_array"})
@@ -27,6 +28,11 @@ EVENTS = frozenset({"perf_event_array", "ringbuf"})
 KNOWN = ARRAYS | HASHES | EVENTS
 """Types of maps that are simulated."""
 PAGE = 4096
+STACK = 512
+"""MAX_BPF_STACK: the longest key of a hash before 5.11."""
+_PER_CPU_UNIT = 32 << 10
+"""PCPU_MIN_UNIT_SIZE: a processor's value that is larger is refused, as E2BIG or ENOMEM."""
+_NO_PREALLOC, _RDONLY_PROG = 0x01, 0x80
 
 
 class Refused(Exception):
@@ -57,8 +63,9 @@ class Definition:
         return (self.value_size + 7) // 8 * 8 * cpus if self.per_cpu else self.value_size
 
 
-def check(definition: Definition, memory: int) -> None:
-    """Whether such a map can be made with so many bytes of memory. Raises Refused."""
+def check(definition: Definition, memory: int, cpus: int = 1, longest_key: int = LARGEST) -> None:
+    """Whether such a map can be made with so many bytes of memory. Raises Refused, or CannotTellError."""
+    _check_flags(definition)
     key, value, entries = definition.key_size, definition.value_size, definition.max_entries
     if definition.type == "ringbuf":
         if key or value or not entries or entries & (entries - 1) or entries % PAGE:
@@ -70,20 +77,38 @@ def check(definition: Definition, memory: int) -> None:
             raise Refused(errno.EINVAL)
         if value > (1 << 31) - 1:
             raise Refused(errno.E2BIG)
-        if (value + 7) // 8 * 8 * entries > memory:
+        _check_unit(definition)
+        if definition.width(cpus) * entries > memory:
             raise Refused(errno.ENOMEM)
     else:
-        _check_hash(definition, memory)
+        _check_hash(definition, memory, cpus, longest_key)
 
 
-def _check_hash(definition: Definition, memory: int) -> None:
+def _check_flags(definition: Definition) -> None:
+    kind, flags = definition.type, definition.flags
+    if flags & _NO_PREALLOC and kind in ARRAYS | EVENTS:
+        raise Refused(errno.EINVAL)
+    if flags == _NO_PREALLOC and kind.startswith("lru"):
+        raise Refused(ENOTSUPP)
+    if flags & ~{"array": _RDONLY_PROG, "hash": _NO_PREALLOC}.get(kind, 0):
+        raise CannotTellError(f"a map of type {kind} with flags {flags:#x}, which are not simulated")
+
+
+def _check_unit(definition: Definition) -> None:
+    if definition.per_cpu and definition.width(1) > _PER_CPU_UNIT:
+        raise CannotTellError(f"a map of type {definition.type} whose values have {definition.value_size} bytes")
+
+
+def _check_hash(definition: Definition, memory: int, cpus: int, longest_key: int) -> None:
     key, value, entries = definition.key_size, definition.value_size, definition.max_entries
     if not key or not value or not entries:
         raise Refused(errno.EINVAL)
     buckets = 1 << (entries - 1).bit_length()
-    if key + value >= _LARGEST - 64 or buckets > _U32 // 16:
+    if key > longest_key or key + value >= LARGEST - 64 or buckets > _U32 // 16:
         raise Refused(errno.E2BIG)
-    if buckets * 16 + entries * (64 + (key + 7) // 8 * 8 + (value + 7) // 8 * 8) > memory:
+    _check_unit(definition)
+    entry = 64 + (key + 7) // 8 * 8 + (definition.width(cpus) + 7) // 8 * 8
+    if buckets * 16 + entry * (0 if definition.flags & _NO_PREALLOC else entries) > memory:
         raise Refused(errno.ENOMEM)
 
 

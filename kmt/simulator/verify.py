@@ -26,6 +26,8 @@ from kmt.simulator.uapi import HELPERS, helper_name, map_number
 
 _STRUCTS_ONLY, _INTEGERS_TOO = (5, 10), (6, 1)
 """As these were seen to do."""
+_LONG_KEYS = (5, 11)
+"""From then on a hash's key may be larger than a program's stack."""
 _NEEDS_BTF = frozenset({"tracing", "lsm", "struct_ops"})
 _ATTEMPTS = 5
 """How often libbpf asks again after EAGAIN (PROG_LOAD_ATTEMPTS)."""
@@ -57,6 +59,7 @@ class Situation:
     target: Types | None
     custom_btf: bool
     memory: int
+    cpus: int = 1
 
 
 def refusal(at: Situation, told: KernelFacts, types: Types | None, btf: bool, faults: Faults) -> Refusal | None:
@@ -72,7 +75,7 @@ def refusal(at: Situation, told: KernelFacts, types: Types | None, btf: bool, fa
             return Refusal(errno.EINVAL, "relocation decision ambiguity")
     for name, definition in at.maps.items():
         try:
-            _makeable(name, definition, told, at.memory if not faults.no_memory else 0)
+            _makeable(name, definition, told, at.memory if not faults.no_memory else 0, at.cpus)
         except Refused as refused:
             return Refusal(refused.code, f"map '{name}': failed to create")
     if faults.interrupted >= _ATTEMPTS and at.programs:
@@ -99,13 +102,14 @@ def _without_types(at: Situation, btf: bool) -> Refusal | None:
     return Refusal(errno.ESRCH, "Error loading vmlinux BTF")
 
 
-def _makeable(name: str, definition: Definition, told: KernelFacts, memory: int) -> None:
+def _makeable(name: str, definition: Definition, told: KernelFacts, memory: int, cpus: int) -> None:
     fact = Fact(facts.Sort.MAP_TYPE, definition.type)
     if told.ask(fact).value is False:
         raise Refused(errno.EINVAL)
     if definition.type not in stores.KNOWN:
         raise CannotTellError(f"map {name}: maps of type {definition.type} are not simulated")
-    stores.check(definition, memory)
+    longest = stores.STACK if told.version[:2] < _LONG_KEYS else stores.LARGEST
+    stores.check(definition, memory, cpus, longest)
 
 
 def _program(

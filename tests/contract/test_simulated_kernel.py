@@ -13,7 +13,7 @@ from harness.kernel_api import Engine, Feature, LoadOptions, MapEdit, MapType, S
 from kmt import build, config
 from kmt.errors import CannotTellError, ProfileError
 from kmt.simulator.faults import Faults
-from kmt.simulator.kernel import SimulatedKernel, simulated
+from kmt.simulator.kernel import SimulatedKernel, _identity, simulated
 from kmt.simulator.profile import recorded
 
 pytestmark = pytest.mark.host_only
@@ -196,6 +196,16 @@ def test_programs_on_functions(tmp_path, built):
         kernel.load("tracer-fentry", image, LoadOptions(["tcp_close"], signatures={"tcp_close": ("tcp_close", wrong)}))
     with pytest.raises(CannotTellError, match="its types are not at hand"):
         kernel.load("tracer-fentry", image, LoadOptions(["tcp_close"], signatures={"tcp_close": ("tcp_close", known)}))
+
+
+def test_a_verdict_is_of_the_types_that_the_file_has_now(tmp_path):
+    file = tmp_path / "btf"
+    assert _identity(None) is None
+    assert _identity(file) == ()
+    file.write_bytes(b"1")
+    first = _identity(file)
+    file.write_bytes(b"22")
+    assert () != first != _identity(file)
 
 
 def test_places_that_are_not_there(kernel, built, tmp_path):

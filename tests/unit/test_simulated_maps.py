@@ -7,6 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from kmt.errors import CannotTellError
+from kmt.simulator import opening
 from kmt.simulator.lru import BATCH, Lru, batch
 from kmt.simulator.rings import PerfRings, Ring
 from kmt.simulator.stores import ENOTSUPP, HASHES, KNOWN, PAGE, Definition, Refused, check, make
@@ -265,3 +267,52 @@ def test_a_ring_holds_what_fits(events, size):
         if fits:
             kept.append(data)
             used += needed
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags", "code"),
+    [("lru_hash", 1, ENOTSUPP), ("lru_percpu_hash", 1, ENOTSUPP), ("array", 1, errno.EINVAL), ("hash", 1, 0),
+     ("array", 0x80, 0), ("hash", 0x80, None), ("hash", 4, None), ("array", 0x400, None), ("percpu_hash", 1, None)],
+)  # fmt: skip
+def test_flags_of_maps_are_answered_or_not_told(kind, flags, code):
+    asked = Definition(kind, 4, 8, 4, flags)
+    if code == 0:
+        return check(asked, GIGABYTE)
+    with pytest.raises(CannotTellError if code is None else Refused) as caught:
+        check(asked, GIGABYTE)
+    assert getattr(caught.value, "code", None) == code or code is None
+    return None
+
+
+@pytest.mark.parametrize("kind", ["percpu_array", "percpu_hash", "lru_percpu_hash"])
+def test_each_processor_takes_memory(kind):
+    asked = Definition(kind, 4, 1024, 1000)
+    check(asked, 4 << 20, cpus=2)
+    with pytest.raises(Refused) as caught:
+        check(asked, 4 << 20, cpus=8)
+    assert caught.value.code == errno.ENOMEM
+    check(Definition(kind, 4, 32 << 10, 1), GIGABYTE)
+    with pytest.raises(CannotTellError):
+        check(Definition(kind, 4, (32 << 10) + 1, 1), GIGABYTE)
+
+
+def test_a_hash_without_entries_ahead_takes_memory_for_its_table_only():
+    check(Definition("hash", 4, 1 << 20, 1 << 12, 1), 1 << 20)
+    with pytest.raises(Refused):
+        check(Definition("hash", 4, 1 << 20, 1 << 12), 1 << 20)
+
+
+def test_a_key_is_as_long_as_that_kernel_takes():
+    check(Definition("hash", 513, 8, 4), GIGABYTE)
+    check(Definition("hash", 512, 8, 4), GIGABYTE, longest_key=512)
+    with pytest.raises(Refused) as caught:
+        check(Definition("hash", 513, 8, 4), GIGABYTE, longest_key=512)
+    assert caught.value.code == errno.E2BIG
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [(".bss", "shared_l.bss"), (".data", "shared_l.data"), (".rodata", "shared_l.rodata"), (".data.x", ".data.x")],
+)
+def test_maps_of_sections_are_named_as_libbpf_does(section, said):
+    assert opening._data_map("shared_libraries", section) == said
