@@ -223,6 +223,7 @@ def test_another_pid_namespace_is_not_seen(tracer):
     assert tracer.counters() == before
 
 
+@pytest.mark.thorough
 def test_what_another_pid_namespace_moves_over_our_connection_is_not_ours(tracer):
     """Though the socket counts it; what we move before and after it is."""
     drained(tracer)
