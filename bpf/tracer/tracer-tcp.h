@@ -11,7 +11,7 @@
 
 /*
  * A connection begins: whatever is still known of its socket or of its addresses is over. Again: a second program at the
- * same place, which leaves counting what has no room to the first.
+ * same place, which leaves counting what has no room, here and in the errors of maps, to the first.
  */
 static __always_inline void tcp_begin(struct sock *sk, __u32 pid, __u8 direction, bool again)
 {
@@ -19,13 +19,19 @@ static __always_inline void tcp_begin(struct sock *sk, __u32 pid, __u8 direction
 	struct tracked_socket fresh = {};
 	struct tcp_stats tcp = { .state_transitions = 1 << TCP_ESTABLISHED_STATE };
 	struct conn_stats stats;
+	bool failed;
 
 	if (!read_socket(&fresh.tuple, sk, pid, CONN_TCP) || !is_collected(&fresh.tuple))
 		return;
 	fresh.sent_before = direction == CONN_DIRECTION_OUTGOING ? SYN_SENT_COUNT : 0;
 	log_debug("port %u to %u of process %u begins", fresh.tuple.sport, fresh.tuple.dport, pid);
 	fill_new(&stats, direction);
-	if (map_update(tracked_sockets, &key, &fresh) || map_update(conn_stats, &fresh.tuple, &stats)) {
+	if (again)
+		failed = bpf_map_update_elem(&tracked_sockets, &key, &fresh, BPF_ANY) ||
+			 bpf_map_update_elem(&conn_stats, &fresh.tuple, &stats, BPF_ANY);
+	else
+		failed = map_update(tracked_sockets, &key, &fresh) || map_update(conn_stats, &fresh.tuple, &stats);
+	if (failed) {
 		bpf_map_delete_elem(&tracked_sockets, &key);
 		if (!again)
 			count(stats_lost);

@@ -247,6 +247,9 @@ def _from_child(port: Port, child: Child, fd: int) -> bool:
             _drain(port, child, list(child.outputs))
             port.still = True
         port.send(frame.kind, frame.body)
+        if frame.kind is Kind.STARTED and child.frames is not None:
+            with contextlib.suppress(OSError):  # it may have just ended
+                child.frames.sendall(pack(Kind.HEARD))
     return bool(data)
 
 

@@ -70,8 +70,9 @@ class GuestReporter:
         return (yield)
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        """A test begins."""
+        """A test begins, and may end this machine: what was said before it is with the host by then."""
         self._channel.send(Kind.STARTED, {"id": nodeid})
+        self._channel.wait(Kind.HEARD)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """A phase of a test has ended."""

@@ -77,6 +77,8 @@ class Kind(IntEnum):
     """[host] A pytest that waits after COLLECTED runs these ``ids``, in this order."""
     COMPILE = 24
     """[host] Compile ``files`` (name, rewritten) below ``root``: a tar of what came out in DATA frames follows."""
+    HEARD = 25
+    """[agent, to its child] STARTED, and so all that was said before it, has gone to the host."""
 
 
 RAW = frozenset({Kind.DATA, Kind.OUTPUT, Kind.INPUT})
