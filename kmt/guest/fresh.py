@@ -25,6 +25,8 @@ from .wire import VERSION
 
 _RNDADDENTROPY = 0x40085203
 _RNDRESEEDCRNG = 0x5207
+MACHINE_ID = "/etc/machine-id"
+"""Which of the machine's files holds its id."""
 
 
 def hello() -> dict[str, Any]:
@@ -52,7 +54,7 @@ def resume(said: dict[str, Any]) -> None:
 
 def set_machine_id(digits: str) -> None:
     """Set it to these 32 hexadecimal digits, in place: they are as many as those before."""
-    fd = os.open("/etc/machine-id", os.O_WRONLY | os.O_CREAT, 0o444)
+    fd = os.open(MACHINE_ID, os.O_WRONLY | os.O_CREAT, 0o444)
     try:
         os.write(fd, f"{digits}\n".encode())
     finally:

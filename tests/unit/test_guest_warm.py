@@ -14,8 +14,8 @@ from kmt.guest.warm import NotCleanError, check
 
 CODE = """
 import json, os, sys, threading
-from kmt_guest import warm
-warm.ROOM = sys.argv[1]
+from kmt_guest import fresh, warm
+warm.ROOM, fresh.MACHINE_ID = sys.argv[1], sys.argv[1] + "-machine-id"
 exec(sys.argv[2])
 before = list(sys.path), dict(os.environ), os.getcwd()
 said = warm.warm()
@@ -56,6 +56,7 @@ def test_what_is_loaded_stays_and_what_was_used_is_gone(tmp_path):
     assert not said["room"]
     assert said["profile"] != "HostDatabase"
     assert "room" not in said["home"]
+    assert (tmp_path / "room-machine-id").read_text() == "0" * 32 + "\n"
 
 
 def test_a_module_of_the_project_is_found(tmp_path):
