@@ -53,10 +53,6 @@ def nothing(file):
     pass
 
 
-def nothing_to_do(_kernel):
-    pass
-
-
 @contextmanager
 def watching(rule, ringbuf):
     """A whole watcher and its metrics by their last word."""
@@ -133,12 +129,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--opens", type=int, default=100_000, help="of a burst (100,000; 0: no bursts)")
     parser.add_argument("--events", type=int, default=300, help="opens that are timed (300; 0: none)")
-    parser.add_argument(
-        "--memlock", action="store_true", help="leave RLIMIT_MEMLOCK alone (where it may not be raised; 5.11 and later)"
-    )
     options = parser.parse_args()
-    if options.memlock:
-        LiveKernel.lift_memory_limit = nothing_to_do
     print(f"{os.uname().release}, {len(os.sched_getaffinity(0))} processors", flush=True)
     with tempfile.TemporaryDirectory() as directory:
         path = f"{directory}/libssl.so.3"

@@ -214,7 +214,8 @@ class KernelApi(Protocol):
         ...
 
     def lift_memory_limit(self) -> None:
-        """Let maps and programs take the memory that they need. HarnessError where the caller may not."""
+        """Let maps and programs take the memory that they need. Where the caller may not, ``load`` says so if it fails
+        for it."""
         ...
 
     def probe(self, feature: Feature) -> bool | None:

@@ -9,8 +9,9 @@
  * what programs have seen.
  *
  * The socket is not locked here: a segment may come between two reads (tcp_snd_una_update, tcp_rcv_nxt_update). What
- * was missed may then be told too small and never too large, so of each count there are two: at the end the total is
- * read before what it has moved on, at the beginning after it.
+ * was missed is then told too small and not too large, so of each count there are two: at the end the total is read
+ * before what it has moved on, at the beginning after it. What that cannot help against: a segment that another CPU is
+ * accounting for just then, between the kernel's store to the total and the one behind it, counts twice.
  */
 #ifndef TRACER_COUNTS_H
 #define TRACER_COUNTS_H
@@ -21,7 +22,8 @@
 
 /*
  * Whether our half has ended and its end has a number. A socket that is over (CLOSE) does not tell any more; there it is
- * taken for granted, so of what was missed a connection that was reset may lack a byte, and none ever has one too many.
+ * taken for granted, so of what was missed a connection that was reset may lack a byte, and none has one too many.
+ * (pushed_seq does not tell either: a send that waits for room while another thread shuts down pushes the end, too.)
  */
 static __always_inline bool fin_sent(struct sock *sk)
 {

@@ -8,6 +8,7 @@
  * counts these, and user space reads them (harness/ebpf/kprobes.py). Of TCP its bytes are told at the end all the same if
  * it was a transfer. Each beginning has one program here (the fentry tracer has two), and where that misses a connect or
  * the return of an accept, the connection begins with the first transfer that is seen: bytes before it are never told.
+ * (The end of a TCP socket has two, of two kinds. That of a datagram socket has one: passed by, its flows stay.)
  * Two threads of which one looks at a TCP socket's data while the other reads it are told apart only by how far the
  * socket's data was read meanwhile.
  * Oldest kernel: 5.7 (bpf_get_ns_current_pid_tgid).
@@ -161,6 +162,17 @@ AT_BEGIN(tcp_close, on_tcp_close(ctx, sk), struct sock *sk)
 AT_END(tcp_close, flush_batch(ctx))
 AT_BEGIN(tcp_disconnect, on_tcp_abandoned(ctx, sk), struct sock *sk)
 AT_BEGIN(tcp_v4_destroy_sock, on_tcp_abandoned(ctx, sk), struct sock *sk)
+
+/*
+ * The same place, and no kprobe: the kernel passes kprobes by while their CPU is within another, or within a system call
+ * on a map (bpf_disable_instrumentation), as when user space reads conn_stats. A subflow of MPTCP has no other end.
+ */
+SEC("raw_tp/tcp_destroy_sock")
+int BPF_PROG(raw_tp__tcp_destroy_sock, struct sock *sk)
+{
+	on_tcp_abandoned(ctx, sk);
+	return 0;
+}
 
 AT_BEGIN(udp_send_skb, on_udp_send_skb4(skb, flow), struct sk_buff *skb, struct flowi4 *flow)
 AT_BEGIN(udp_v6_send_skb, on_udp_send_skb6(skb, flow), struct sk_buff *skb, struct flowi6 *flow)

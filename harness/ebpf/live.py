@@ -7,8 +7,10 @@ a program is loaded only if what it expects of a kernel function is what the ker
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from harness.ebpf import abi, btf
@@ -16,7 +18,7 @@ from harness.ebpf.btf_parser import Btf
 from harness.ebpf.core import raise_memlock
 from harness.ebpf.libbpf import BpfObject
 from harness.ebpf.maps import RINGBUF
-from harness.errors import HarnessError, SignatureError
+from harness.errors import BpfError, HarnessError, SignatureError, VerifierError
 from harness.kernel_api import Engine, Feature, KernelApi, LoadedObject, LoadOptions, Signature
 
 _TRACING = 26
@@ -50,8 +52,9 @@ class LiveKernel:
         return max(1, int(abi.library().libbpf_num_possible_cpus()))
 
     def lift_memory_limit(self) -> None:
-        """Of this process, for kernels before 5.11."""
-        raise_memlock()
+        """Of this process, for kernels before 5.11. A refusal matters only if a load fails for it, which says so."""
+        with suppress(HarnessError):
+            raise_memlock()
 
     def probe(self, feature: Feature) -> bool | None:
         """Ask the kernel; None where it could not be asked (no library, no permission)."""
@@ -108,11 +111,33 @@ class LiveKernel:
     def load(self, name: str, image: bytes, options: LoadOptions) -> LoadedObject:
         """Load an object, after comparing what its programs expect with what the kernel's functions are."""
         check_signatures(options, self.signatures({f for f, _ in options.signatures.values()}))
-        if options.engine is Engine.BCC:
-            from harness.ebpf.bcc_object import BccObject
+        try:
+            if options.engine is Engine.BCC:
+                from harness.ebpf.bcc_object import BccObject
 
-            return BccObject(name, image, options)
-        return BpfObject(name, image, options)
+                return BccObject(name, image, options)
+            return BpfObject(name, image, options)
+        except BpfError as error:
+            if error.code == errno.EPERM and not isinstance(error, VerifierError) and self._takes_locked_memory():
+                _say_if_limited(error)
+            raise
+
+    def _takes_locked_memory(self) -> bool:
+        """Whether maps and programs are counted as locked memory; from 5.11 on, as the memory of a cgroup."""
+        try:
+            # Of the same version; libbpf tells the two apart by it as well.
+            return not self.symbols(["bpf_ktime_get_coarse_ns"])
+        except HarnessError:
+            return True
+
+
+def _say_if_limited(error: BpfError) -> None:
+    """Raise what says so, if the limit on locked memory may be why a load was refused: who could lift it, has."""
+    try:
+        raise_memlock()
+    except HarnessError as refused:
+        detail = f"{refused.message.removeprefix('rlimit memlock: ')}; {error.message}"
+        raise BpfError("rlimit memlock", error.code, detail=detail, hint=f"{refused.hint}; {error.hint}") from error
 
 
 def running_kernel() -> KernelApi:

@@ -39,6 +39,8 @@ TCP = (
     # 6.5, commit dc97391e6610: sendmsg with MSG_SPLICE_PAGES took its place.
     *_both("tcp_sendpage", gone=True),
     Place("tracepoint__tcp__tcp_retransmit_skb", ""),
+    # Beside the kprobe at tcp_v4_destroy_sock, for when the kernel passes that one by (docs/decisions/tracer.md).
+    Place("raw_tp__tcp_destroy_sock", ""),
 )
 UDP = (*_begin("skb_consume_udp"), *_both("inet_bind", "inet6_bind", "udp_destroy_sock", "udpv6_destroy_sock"))
 UDP_V4 = (*_begin("udp_send_skb"), *_both("udp_sendmsg"), *_both("udp_sendpage", gone=True))

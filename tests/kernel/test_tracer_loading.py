@@ -91,7 +91,7 @@ def events_of_ours():
 
 def test_kprobe_events_go_with_their_tracer(live, settings):
     with kprobe.load_tracer(live, settings) as tracer:
-        assert len(events_of_ours()) == len(tracer.programs) - 1, "all but the tracepoint"
+        assert len(events_of_ours()) == len(tracer.programs) - 2, "all but the tracepoints"
         assert [line for line in events_of_ours() if line.startswith("r512:") and line.endswith(" tcp_recvmsg")]
         assert tracer.missed() == 0
     assert events_of_ours() == []

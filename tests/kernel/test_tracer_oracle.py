@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
+from operator import le
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -134,34 +135,54 @@ def test_what_a_c_program_did_is_what_is_told(tracer, bpf_dir, seed, steps, thre
         said = program.stdout.read().splitlines()
     assert program.returncode == 0
     assert len(said) > steps * threads // 2
-    done = Counter()
+    done, reset = {}, set()
     for line in said:
-        protocol, source, sport, destination, dport, sent, received = line.split()
-        done[PROTOCOLS[protocol], source, int(sport), destination, int(dport), int(sent), int(received)] += 1
-    found = seen(all_closed(tracer, len(said), program.pid), program.pid)
+        protocol, source, sport, destination, dport, *moved, was_reset = line.split()
+        end = (PROTOCOLS[protocol], source, int(sport), destination, int(dport))
+        done[end] = tuple(map(int, moved))
+        if int(was_reset):
+            reset.add(end)
+    assert len(done) == len(said)
+    found = moved_by_end(all_closed(tracer, len(said), program.pid), program.pid)
     after, missed = tracer.counters(), tracer.missed() - before[1]
     lost = {name for name in LOST if getattr(after, name) != getattr(before[0], name)}
     # A datagram whose flow no program saw is called lost.
     assert lost <= ({"udp_sends_missed", "sent_bytes_lost"} if missed else set())
-    told, meant = ({end: n for end, n in (a - b).items() if end[0]} for a, b in ((found, done), (done, found)))
-    if missed:  # a connection that was reset may lack one byte of what was missed (docs/decisions/tracer.md)
-        told = {(*end[:5], end[5] + 1, end[6]): n for end, n in told.items()}
-    assert told == meant
-    if missed:  # datagrams that no program saw at all nobody has counted
-        assert {end[:5] for end in found} <= {end[:5] for end in done}
-        assert datagram_bytes(found) <= datagram_bytes(done)
-    else:
-        assert found == done
+    assert runs_left_out(found, done, reset) <= missed, "the kernel has not left out that many"
 
 
-def datagram_bytes(ends):
-    """How much went each way at each end of datagrams. (Counters: ``<=`` says of every end that it has no more.)"""
-    moved = Counter()
-    for (protocol, *end, sent, received), number in ends.items():
-        if protocol != TCP:
-            moved[*end, "sent"] += number * sent
-            moved[*end, "received"] += number * received
+def moved_by_end(conns, pid):
+    """Of each end: bytes sent and received, datagrams sent and received."""
+    moved = {}
+    for conn in mine(conns, pid):
+        end = (conn.metadata & TCP, conn.tuple.source, conn.sport, conn.tuple.destination, conn.dport)
+        assert end not in moved, "told twice"
+        datagrams = (0, 0) if end[0] else (conn.sent_packets, conn.recv_packets)
+        moved[end] = (conn.sent_bytes, conn.recv_bytes, *datagrams)
     return moved
+
+
+def runs_left_out(found, done, reset):
+    """Of how many runs the kernel must have deprived the tracer, at the least, for it to tell this; there is no other
+    excuse. Of TCP only a byte sent may lack, and only where the other end reset the connection: its socket does not say
+    whether it had sent its own end (docs/decisions/tracer.md). Of datagrams every run is one, or their socket's end.
+    """
+    assert found.keys() <= done.keys(), "an end that nobody had"
+    runs = 0
+    for end, (sent, *others) in done.items():
+        if end[0] == TCP:
+            told, *other_told = found[end]
+            assert other_told == others
+            assert sent - told in ((0, 1) if end in reset else (0,))
+            runs += sent - told
+        elif end in found:
+            told = found[end]
+            assert all(map(le, told, done[end])), "more than there was"
+            assert all(told[way] == done[end][way] for way in (0, 1) if told[way + 2] == done[end][way + 2])
+            runs += sum(done[end][2:]) - sum(told[2:])
+        else:
+            runs += 1
+    return runs
 
 
 @pytest.mark.parametrize(("ringbuf", "number"), [(True, 5000), (False, 1000)], ids=["ring", "perf"])
