@@ -1,8 +1,9 @@
 """Keeps a process with a simulated kernel off this machine's own: a test that reaches for it is refused, and so fails.
 
 Laws: it holds for all that the process starts and cannot be undone; it refuses (EPERM) the system calls that load or
-watch by way of the kernel or change it, whoever makes them, and lets nothing be written below ``/sys`` and
-``/proc/sys`` where this process could (as root). It is no sandbox: files of the user's are the test's own affair.
+watch by way of the kernel or change it, whoever makes them, and the socket that hears of every process; nothing below
+``/sys`` and ``/proc/sys`` can be written to where this process could: a place that stays writable is a ConfigError. It
+is no sandbox: files of the user's are the test's own affair.
 Sources: seccomp(2), Documentation/userspace-api/seccomp_filter.rst; numbers: asm/unistd_64.h, asm-generic/unistd.h.
 """
 
@@ -12,8 +13,12 @@ import ctypes as c
 import errno
 import os
 import platform
+import re
 import struct
+from collections.abc import Iterator
 from pathlib import Path
+
+from kmt.errors import ConfigError
 
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 CALLS = {
@@ -37,11 +42,16 @@ CALLS = {
     "swapoff": (168, 225),
 }
 """What is refused: its number on x86-64 and on arm64."""
+SOCKET = (41, 198)
+"""``socket``, which is refused for one purpose only."""
+_AF_NETLINK, _NETLINK_CONNECTOR = 16, 11
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 _LOAD, _JUMP_EQUAL, _RETURN = 0x20, 0x15, 0x06
 _CLONE_NEWNS = 0x00020000
 _MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
+_KEPT = {"nosuid": 2, "nodev": 4, "noexec": 8, "noatime": 1024, "nodiratime": 2048, "relatime": 1 << 21}
+"""Options that a mount which belongs to another user namespace must keep (EPERM), by their ``MS_*``."""
 
 
 class _Program(c.Structure):
@@ -51,10 +61,12 @@ class _Program(c.Structure):
 
 
 def close(machine: str = platform.machine()) -> bool:
-    """Put it up around this process; False where nobody knows the numbers of that machine's calls, and nothing is."""
+    """Put it up around this process; False where nobody knows the numbers of that machine's calls, and nothing is.
+
+    Raises ConfigError where something of the kernel's would stay writable, or takes no filter."""
     if machine not in _AUDIT_ARCH:
         return False
-    _read_only("/sys", "/proc/sys")
+    read_only("/sys", "/proc/sys")
     code = program(machine)
     libc = c.CDLL(None, use_errno=True)
     wanted = _Program(len(code) // 8, code)
@@ -63,34 +75,89 @@ def close(machine: str = platform.machine()) -> bool:
         (_PR_SET_SECCOMP, c.c_ulong(_SECCOMP_MODE_FILTER), c.byref(wanted), c.c_ulong(0), c.c_ulong(0)),
     ):
         if libc.prctl(*call) != 0:
-            raise OSError(c.get_errno(), "this kernel takes no seccomp filter")
+            raise ConfigError(
+                f"tests cannot be kept away from this machine's kernel: no filter: {os.strerror(c.get_errno())}",
+                hint=_INSTEAD,
+            )
     return True
 
 
+_INSTEAD = "--kernel-backend qemu needs no such thing"
+
+
 def program(machine: str) -> bytes:
-    """(pure) The filter, in classic BPF: of a system call of that machine, EPERM for those of ``CALLS``."""
-    numbers = [pair[machine == "aarch64"] for pair in CALLS.values()]
+    """(pure) The filter, in classic BPF: of a system call of that machine, EPERM for those of ``CALLS``, and for a
+    socket of the process connector."""
+    place = machine == "aarch64"
+    numbers = [pair[place] for pair in CALLS.values()]
+    many = len(numbers)
     code = [
         (_LOAD, 0, 0, 4),
-        (_JUMP_EQUAL, 0, len(numbers) + 1, _AUDIT_ARCH[machine]),
+        (_JUMP_EQUAL, 0, many + 6, _AUDIT_ARCH[machine]),
         (_LOAD, 0, 0, 0),
-        *((_JUMP_EQUAL, len(numbers) - place, 0, number) for place, number in enumerate(numbers)),
+        *((_JUMP_EQUAL, many - at + 5, 0, number) for at, number in enumerate(numbers)),
+        (_JUMP_EQUAL, 0, 4, SOCKET[place]),
+        (_LOAD, 0, 0, 16),  # the first argument
+        (_JUMP_EQUAL, 0, 2, _AF_NETLINK),
+        (_LOAD, 0, 0, 32),  # the third
+        (_JUMP_EQUAL, 1, 0, _NETLINK_CONNECTOR),
         (_RETURN, 0, 0, _ALLOW),
         (_RETURN, 0, 0, _ERRNO | errno.EPERM),
     ]
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
 
 
-def _read_only(*places: str) -> None:
-    """Nothing mounted there can be written to by this process; without the right to say so it could not anyway."""
+def read_only(*places: str) -> None:
+    """See to it that this process can write to nothing that is mounted there.
+
+    It takes the right to mount, which root has; who has not could hardly write there. What counts is what is writable
+    in the end: ConfigError."""
+    refused = _remount(places) if os.geteuid() == 0 else ""
+    for point, _ in _mounted(places):
+        if os.access(point, os.W_OK):
+            why = refused or "this user may write there, and may not mount"
+            raise ConfigError(
+                f"tests cannot be kept away from this machine's kernel: {point!r} stays writable: {why}", hint=_INSTEAD
+            )
+
+
+def _remount(places: tuple[str, ...]) -> str:
+    """Whatever is mounted there, read only for this process. What the kernel first objected to; empty: nothing."""
     libc = c.CDLL(None, use_errno=True)
-    if os.geteuid() != 0 or libc.unshare(_CLONE_NEWNS) != 0:
-        return
-    libc.mount(None, b"/", None, c.c_ulong(_MS_REC | _MS_PRIVATE), None)
+    objections: list[str] = []
+
+    def done(status: int, what: str) -> None:
+        if status != 0:
+            objections.append(f"{what}: {os.strerror(c.get_errno())}")
+
+    done(libc.unshare(_CLONE_NEWNS), "unshare")
+    if not objections:
+        done(libc.mount(None, b"/", None, c.c_ulong(_MS_REC | _MS_PRIVATE), None), "mounts of its own")
+    if objections:  # what is mounted now would be for everybody
+        return objections[0]
     for place in places:  # so that each is a mount, and can be one that is read only
-        libc.mount(place.encode(), place.encode(), None, c.c_ulong(_MS_BIND | _MS_REC), None)
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        point = line.split()[4]
+        name = os.fsencode(place)
+        done(libc.mount(name, name, None, c.c_ulong(_MS_BIND | _MS_REC), None), place)
+    for point, kept in _mounted(places):
+        flags = c.c_ulong(_MS_REMOUNT | _MS_BIND | _MS_RDONLY | kept)
+        done(libc.mount(None, os.fsencode(point), None, flags, None), point)
+    return objections[0] if objections else ""
+
+
+def _mounted(places: tuple[str, ...]) -> Iterator[tuple[str, int]]:
+    """The places, and what is mounted below them."""
+    there = dict(mounts(Path("/proc/self/mountinfo").read_bytes()))
+    for point in {**dict.fromkeys(places, 0), **there}:
         if any(point == place or point.startswith(f"{place}/") for place in places):
-            flags = c.c_ulong(_MS_REMOUNT | _MS_BIND | _MS_RDONLY)
-            libc.mount(None, point.encode(), None, flags, None)
+            yield point, there.get(point, 0)
+
+
+def mounts(mountinfo: bytes) -> Iterator[tuple[str, int]]:
+    """(pure) Where something is mounted, and the options (``MS_*``) that it must keep.
+
+    Format: proc_pid_mountinfo(5); blanks, newlines and backslashes of a name are octal there (``\\040``)."""
+    for line in mountinfo.split(b"\n"):
+        fields = line.split(b" ")
+        if len(fields) > 5:
+            point = re.sub(rb"\\([0-7]{3})", lambda digits: bytes([int(digits[1], 8)]), fields[4])
+            yield os.fsdecode(point), sum(_KEPT.get(word, 0) for word in fields[5].decode().split(","))

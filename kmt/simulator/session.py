@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.kernel_api import Feature
-from kmt.errors import CannotTellError
+from kmt.errors import CannotTellError, ConfigError
 from kmt.results import NOT_APPLICABLE
 from kmt.simulator import fence
 from kmt.simulator.kernel import SimulatedKernel, simulated
@@ -36,7 +36,11 @@ _OF_OBJECTS = ("attach", "attach_uprobe", "attach_kprobes", "attach_uprobes")
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests() -> None:
     """Nothing of the project has been loaded yet."""
-    if not fence.close():
+    try:
+        closed = fence.close()
+    except ConfigError as error:
+        raise pytest.UsageError(f"kmt: {error}") from None
+    if not closed:
         raise pytest.UsageError("nobody knows how to keep tests away from the kernel of such a machine")
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import socket
 import struct
 import subprocess
 import sys
@@ -14,9 +15,9 @@ ALLOW, REFUSE = 0x7FFF0000, 0x00050000 | errno.EPERM
 ARCHES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 
 
-def verdict(code, number, arch):
+def verdict(code, number, arch, *arguments):
     """What a filter answers, by the four instructions that it is made of (linux/bpf_common.h)."""
-    data, at, held = struct.pack("=II", number, arch), 0, 0
+    data, at, held = struct.pack("=IIQ6Q", number, arch, 0, *arguments, *[0] * (6 - len(arguments))), 0, 0
     instructions = list(struct.iter_unpack("=HBBI", code))
     while True:
         kind, yes, no, value = instructions[at]
@@ -40,6 +41,18 @@ def test_just_the_calls_of_the_table_are_refused(machine):
     assert verdict(code, min(refused), 0x40000003) == ALLOW, "another architecture's numbers mean other calls"
 
 
+@pytest.mark.parametrize("machine", ARCHES)
+def test_of_sockets_just_the_process_connectors_is_refused(machine):
+    """Else a watcher on a simulated kernel would hear of this machine's own processes."""
+    code, (arch, place) = fence.program(machine), ARCHES[machine]
+    for family in (0, 1, 2, 10, 16, 17):
+        for protocol in (0, 6, 11, 16):
+            wanted = REFUSE if (family, protocol) == (socket.AF_NETLINK, 11) else ALLOW
+            for kind in (socket.SOCK_DGRAM, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 11, 16):
+                assert verdict(code, fence.SOCKET[place], arch, family, kind, protocol) == wanted
+    assert verdict(code, fence.SOCKET[place], 0x40000003, socket.AF_NETLINK, 2, 11) == ALLOW
+
+
 def test_the_numbers_are_this_machines():
     """As its own headers have them, where they are installed."""
     header = "/usr/include/x86_64-linux-gnu/asm/unistd_64.h"
@@ -48,6 +61,7 @@ def test_the_numbers_are_this_machines():
     with open(header) as file:  # noqa: PTH123
         known = dict(line.split()[1:3] for line in file if line.startswith("#define __NR_"))
     assert {name: int(known[f"__NR_{name}"]) for name in fence.CALLS} == {n: p[0] for n, p in fence.CALLS.items()}
+    assert int(known["__NR_socket"]) == fence.SOCKET[0]
 
 
 def test_an_unknown_machine_has_none():
@@ -62,6 +76,103 @@ assert fence.close(), "this machine's calls are not known"
 call = "import ctypes; l = ctypes.CDLL(None, use_errno=True); print(l.syscall(%d, 0, None, 0), ctypes.get_errno())"
 number = fence.CALLS["bpf"][os.uname().machine == "aarch64"]
 print(subprocess.run([sys.executable, "-c", call % number], capture_output=True, text=True).stdout, end="")
+from harness.processes.connector import Connector
+try: Connector()
+except Exception as error: print(error.message)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    assert done.stdout.split() == ["-1", str(errno.EPERM)], done.stderr
+    done = run(script)
+    assert done.stdout == f"-1 {errno.EPERM}\nprocess connector: Operation not permitted\n", done.stderr
+
+
+# What is mounted.
+
+MOUNTINFO = rb"""22 28 0:20 / /sys rw,nosuid,nodev,noexec,relatime shared:7 - sysfs sysfs rw
+31 22 0:27 / /sys/fs/a\040b\011c\134040\012d rw,nosuid,noatime - tmpfs tmpfs rw
+32 22 0:28 / /sys/fs/e\043f\12 ro - tmpfs tmpfs rw
+33 22 0:29 / /sys/fs/g\x85h\xc2\x85i rw - tmpfs tmpfs rw
+"""
+
+
+def test_names_of_mounts_are_read_as_they_are_written():
+    said = fence.mounts(MOUNTINFO.replace(rb"\x85", b"\x85").replace(rb"\xc2", b"\xc2") + b"\n3 cut off")
+    assert list(said) == [
+        ("/sys", 2 | 4 | 8 | 1 << 21),
+        ("/sys/fs/a b\tc\\040\nd", 2 | 1024),
+        ("/sys/fs/e#f\\12", 0),
+        (os.fsdecode(b"/sys/fs/g\x85h\xc2\x85i"), 0),
+    ]
+
+
+def run(script, *words):
+    return subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, timeout=60)
+
+
+WRITES = """
+import sys
+from pathlib import Path
+from kmt.errors import ConfigError
+from kmt.simulator import fence
+{before}
+try:
+    fence.read_only(sys.argv[1])
+except ConfigError as error:
+    print(error)
+for place in sys.argv[1:]:
+    try:
+        Path(place, "written").touch()
+        print("written")
+    except OSError as error:
+        print(error.strerror)
+"""
+UNPRIVILEGED = """
+import ctypes, os, struct
+if os.geteuid() == 0:  # root, and without the right to mount (CAP_SYS_ADMIN)
+    header, data = struct.pack("=Ii", 0x20080522, 0), bytearray(24)
+    buffer = (ctypes.c_char * 24).from_buffer(data)
+    libc = ctypes.CDLL(None)
+    assert libc.capget(header, buffer) == 0
+    sets = [value & ~(1 << 21) for value in struct.unpack("=6I", data)]
+    assert libc.capset(header, struct.pack("=6I", *sets)) == 0
+"""
+
+
+def test_a_place_that_stays_writable_is_an_error_and_only_that(tmp_path):
+    there, inside = tmp_path / "a place", tmp_path / "a place/in it"
+    inside.mkdir(parents=True)
+    done = run(WRITES.format(before=UNPRIVILEGED), str(there))
+    said, after, _ = done.stdout.split("\n")
+    why = "unshare: Operation not permitted" if os.geteuid() == 0 else "this user may write there, and may not mount"
+    assert f"{str(there)!r} stays writable: {why} (--kernel-backend qemu" in said, done.stderr
+    assert after == "written"
+
+
+MOUNT = """
+import ctypes, os
+from pathlib import Path
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.unshare(0x20000) == 0
+assert libc.mount(None, b"/", None, ctypes.c_ulong(16384 | 1 << 18), None) == 0
+assert libc.mount(b"none", os.fsencode(sys.argv[{place}]), b"tmpfs", ctypes.c_ulong({flags}), None) == 0
+"""
+OF_ANOTHER_USER = """
+assert libc.unshare(0x10000000) == 0
+Path("/proc/self/uid_map").write_text("0 0 1")
+"""
+"""The process's user namespace is a new one, of which what was mounted before is not."""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
+def test_where_nothing_can_be_written_it_is_no_matter_that_mounting_was_refused(tmp_path):
+    done = run(WRITES.format(before=MOUNT.format(place=1, flags=1) + UNPRIVILEGED), str(tmp_path))
+    assert done.stdout == "Read-only file system\n", done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
+@pytest.mark.parametrize("more", ["", OF_ANOTHER_USER])
+def test_whatever_is_mounted_below_is_read_only_and_elsewhere_it_is_not(tmp_path, more):
+    there, elsewhere = tmp_path / "a place", tmp_path / "a places"
+    inside = there / "in\\it\t\n\u2028twice"
+    for directory in (inside, elsewhere):
+        directory.mkdir(parents=True)
+    done = run(WRITES.format(before=MOUNT.format(place=2, flags=2) + more), str(there), str(inside), str(elsewhere))
+    assert done.stdout.splitlines() == ["Read-only file system"] * 2 + ["written"], done.stderr
