@@ -34,13 +34,13 @@ def text(path: str) -> str:
         return ""
 
 
-def load(kind: int, attach: int, btf_id: int, helper: int) -> str:
+def load(kind: int, attach: int, btf_id: int, helper: int, licence: bytes = b"GPL") -> str:
     """What the verifier says of a program that calls the helper; empty when it says nothing."""
     libc = ctypes.CDLL(None, use_errno=True)
     code = struct.pack("<BBhi", _CALL, 0, 0, helper) + struct.pack("<BBhi", _EXIT, 0, 0, 0)
-    log, program, licence = (ctypes.create_string_buffer(what) for what in (_LOG, code, b"GPL"))
+    log, program, under = (ctypes.create_string_buffer(what) for what in (_LOG, code, licence))
     attributes = bytearray(128)
-    head = (kind, 2, ctypes.addressof(program), ctypes.addressof(licence), 1, _LOG,
+    head = (kind, 2, ctypes.addressof(program), ctypes.addressof(under), 1, _LOG,
             ctypes.addressof(log))  # fmt: skip
     struct.pack_into("<IIQQIIQ", attributes, 0, *head)
     struct.pack_into("<I", attributes, 68, attach)  # expected_attach_type

@@ -3,15 +3,30 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import pytest
 
+from kmt import build, config
 from kmt.explain.read import parse
 
 pytestmark = pytest.mark.host_only
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A directory with this project's own objects (made before a stranger's has a cache of its own)."""
+    place = tmp_path_factory.mktemp("objects")
+    for name, path in build.build(config.load(ROOT)).objects.items():
+        shutil.copy(path, place / f"{name}.o")
+    return place
+
 
 TESTS = """
     import ctypes, errno
@@ -161,6 +176,63 @@ def test_what_the_simulator_cannot_tell_is_neither_passed_nor_failed(project):
     why = found["not_applicable"]
     assert set(why) == {"test_theirs.py::test_asked", "test_theirs.py::test_swallowed"}
     assert all("cannot tell: whether 5.15.0-derived has a function no_such_function" in said for said in why.values())
+
+
+def test_what_attaching_cannot_be_told_of_is_heard_too(project, built):
+    """A test that catches it, as the harness does with a program that does not attach, has not been answered."""
+    project.write(f"""
+        from contextlib import suppress
+        from pathlib import Path
+        import pytest
+        from harness.kernel_api import LoadOptions
+
+        @pytest.fixture
+        def loaded(kernel):
+            image = Path({str(built / "hooks.o")!r}).read_bytes()
+            with kernel.api.load("hooks", image, LoadOptions(["on_missing", "on_kprobe_multi", "on_uprobe"])) as loaded:
+                yield loaded
+
+        def test_by_section(loaded):
+            with suppress(Exception): loaded.attach("on_missing")
+
+        def test_by_functions(loaded):
+            with suppress(Exception): loaded.attach_kprobes("on_kprobe_multi", ["no_such_function"])
+
+        def test_to_a_file(loaded):
+            loaded.attach_uprobe("on_uprobe", __file__, 0).close()
+    """)
+    done, found = results(project, kernel="6.12", backend="simulated")
+    assert found["counts"] == {"passed": 1, "failed": 0, "skipped": 0, "error": 0}, done.stdout
+    why = {name.rpartition("::")[2]: said for name, said in found["not_applicable"].items()}
+    assert set(why) == {"test_by_section", "test_by_functions"}
+    assert "has a function no_kernel_has_such_a_function" in why["test_by_section"]
+    assert "has a function no_such_function" in why["test_by_functions"]
+
+
+def test_without_the_kernels_types_what_needs_them_is_not_applicable(project, built):
+    """The cache of such a project is empty: what the profile tells is told, and no relocation is guessed."""
+    project.write(f"""
+        from pathlib import Path
+        from harness.kernel_api import LoadOptions
+
+        def load(kernel, name, program):
+            image = Path({str(built)!r}, name + ".o").read_bytes()
+            known = kernel.api.signatures(["tcp_close"])
+            wanted = {{"tcp_close": ("tcp_close", known["tcp_close"])}}
+            return kernel.api.load(name, image, LoadOptions([program], signatures=wanted))
+
+        def test_signatures(kernel):
+            assert str(kernel.api.signatures(["tcp_close"])["tcp_close"]) == "void (struct sock *, long int)"
+
+        def test_without_relocations(kernel): load(kernel, "hooks", "on_uprobe").close()
+
+        def test_with_relocations(kernel): load(kernel, "tracer-fentry", "tcp_close")
+    """)
+    done, found = results(project, kernel="6.12", backend="simulated")
+    assert found["counts"] == {"passed": 2, "failed": 0, "skipped": 0, "error": 0}, done.stdout
+    ((name, why),) = found["not_applicable"].items()
+    assert name.endswith("test_with_relocations")
+    assert "its types are not at hand (kmt.fetch" in why
 
 
 def test_what_a_wider_fixture_was_not_told_none_of_its_tests_was(project):
@@ -327,6 +399,20 @@ def test_this_machines_own_kernel_is_out_of_reach(project):
     project.write(FENCE)
     done, found = results(project)
     assert found["counts"]["passed"] == 4, done.stdout
+
+
+@pytest.mark.skipif(not os.access("/sys", os.W_OK), reason="nothing of this kernel's could be written to anyway")
+def test_where_it_cannot_be_put_out_of_reach_nothing_runs(project):
+    """Root, in a container that may not mount, and with a writable /sys."""
+    project.write(FENCE)
+    command = project.command("--kernel-backend=simulated", "--kernel=5.15")
+    done = subprocess.run(
+        ["setpriv", "--bounding-set=-sys_admin", *command], cwd=project.root, capture_output=True, text=True
+    )
+    assert done.returncode == 1, done.stdout
+    assert done.stdout.count("cannot be kept away from this machine's kernel: '/sys' stays writable") == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    assert numbers(done) == ["4 error (simulated)"]
 
 
 def test_the_projects_hooks_speak_for_real_kernels_only(project):

@@ -152,7 +152,8 @@ from pathlib import Path
 libc = ctypes.CDLL(None, use_errno=True)
 assert libc.unshare(0x20000) == 0
 assert libc.mount(None, b"/", None, ctypes.c_ulong(16384 | 1 << 18), None) == 0
-assert libc.mount(b"none", os.fsencode(sys.argv[{place}]), b"tmpfs", ctypes.c_ulong({flags}), None) == 0
+for place in sys.argv[{first}:]:
+    assert libc.mount(b"none", os.fsencode(place), b"tmpfs", ctypes.c_ulong({flags}), None) == 0
 """
 OF_ANOTHER_USER = """
 assert libc.unshare(0x10000000) == 0
@@ -163,16 +164,16 @@ Path("/proc/self/uid_map").write_text("0 0 1")
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
 def test_where_nothing_can_be_written_it_is_no_matter_that_mounting_was_refused(tmp_path):
-    done = run(WRITES.format(before=MOUNT.format(place=1, flags=1) + UNPRIVILEGED), str(tmp_path))
+    done = run(WRITES.format(before=MOUNT.format(first=1, flags=1) + UNPRIVILEGED), str(tmp_path))
     assert done.stdout == "Read-only file system\n", done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
-@pytest.mark.parametrize("more", ["", OF_ANOTHER_USER])
+@pytest.mark.parametrize("more", ["", OF_ANOTHER_USER], ids=["its own", "of another user"])
 def test_whatever_is_mounted_below_is_read_only_and_elsewhere_it_is_not(tmp_path, more):
     there, elsewhere = tmp_path / "a place", tmp_path / "a places"
     inside = there / "in\\it\t\n\u2028twice"
     for directory in (inside, elsewhere):
         directory.mkdir(parents=True)
-    done = run(WRITES.format(before=MOUNT.format(place=2, flags=2) + more), str(there), str(inside), str(elsewhere))
+    done = run(WRITES.format(before=MOUNT.format(first=2, flags=2) + more), str(there), str(inside), str(elsewhere))
     assert done.stdout.splitlines() == ["Read-only file system"] * 2 + ["written"], done.stderr
