@@ -55,12 +55,13 @@ def load(kind: int, attach: int, btf_id: int, helper: int, licence: bytes = b"GP
 
 def callable_helpers(program: tuple[int, int, int], helpers: Mapping[str, int]) -> list[str] | None:
     """Those that such a program may call; None where the verifier does not get as far as looking at calls."""
-    if not _absent(load(*program, _NO_HELPER)):
+    if not absent(load(*program, _NO_HELPER)):
         return None
-    return sorted(name for name, number in helpers.items() if not _absent(load(*program, number)))
+    return sorted(name for name, number in helpers.items() if not absent(load(*program, number)))
 
 
-def _absent(said: str) -> bool:
+def absent(said: str) -> bool:
+    """Whether that is what is said of a call that such programs have not."""
     return any(words in said for words in _ABSENT)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from kmt.simulator import facts, reach, walk
+from kmt.simulator import facts, reach, uapi, walk
 from kmt.simulator.derive import KernelFacts
 from kmt.simulator.facts import Fact
 from kmt.simulator.objects import EbpfObject, Program
@@ -94,6 +94,7 @@ def judge(program: Program, whole: EbpfObject, image: Image, names: Names) -> li
     return [
         *_kinds(program, whole, image, names),
         *(_helper(program, number, image, names) for number in helpers),
+        *_licence(whole, image, [names.helper(number) for number in helpers]),
         *_target(program, image),
         *_arguments(program, reached, image),
         *missing,
@@ -161,6 +162,13 @@ def _helper(program: Program, number: int, image: Image, names: Names) -> Findin
         return Finding(Answer.UNKNOWN, f"whether {program.place.sort.program_type} programs may call {name}", fact)
     words = f"{program.place.sort.program_type} programs may {'' if told.value else 'not '}call {name}"
     return Finding(Answer.YES if told.value else Answer.NO, words, fact)
+
+
+def _licence(whole: EbpfObject, image: Image, helpers: list[str]) -> Iterator[Finding]:
+    """What is lent to programs under the GPL only, where this is none."""
+    for helper in () if uapi.gpl(whole.license) else helpers:
+        if uapi.gpl_only(helper.removeprefix("bpf_"), image.told.version):
+            yield Finding(Answer.NO, f"{helper} is for programs under the GPL, and its license is {whole.license!r}")
 
 
 def _target(program: Program, image: Image) -> Iterator[Finding]:

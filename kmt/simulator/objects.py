@@ -158,7 +158,7 @@ def _parse(file: ELFFile, contents: Mapping[str, bytes]) -> EbpfObject:
         maps,
         _data(file),
         _constants(file, symbols),
-        contents.get("license", b"").rstrip(b"\0").decode(errors="replace"),
+        contents.get("license", b"").partition(b"\0")[0].decode(errors="replace"),
     )
 
 

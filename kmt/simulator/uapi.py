@@ -42,6 +42,20 @@ tcp_raw_check_syncookie_ipv6 ktime_get_tai_ns user_ringbuf_drain cgrp_storage_ge
 """
 HELPERS = tuple(_HELPERS.split())
 """By number, without ``bpf_``: ``enum bpf_func_id``, which takes no more."""
+_GPL_ONLY = """
+check_mtu copy_from_user_task fib_lookup get_branch_snapshot get_current_task get_current_task_btf get_func_ip
+get_stack get_stackid override_return perf_event_output perf_event_read perf_event_read_value perf_prog_read_value
+probe_read probe_read_kernel probe_read_kernel_str probe_read_str probe_read_user probe_read_user_str
+probe_write_user rc_keydown rc_pointer_rel rc_repeat read_branch_records seq_printf seq_printf_btf seq_write
+skb_output snprintf task_pt_regs tcp_check_syncookie tcp_gen_syncookie tcp_raw_check_syncookie_ipv4
+tcp_raw_check_syncookie_ipv6 tcp_raw_gen_syncookie_ipv4 tcp_raw_gen_syncookie_ipv6 timer_cancel timer_init
+timer_set_callback timer_start trace_printk trace_vprintk xdp_output
+"""
+GPL_ONLY = frozenset(_GPL_ONLY.split())
+"""Helpers that are lent to programs under the GPL only, without ``bpf_`` (``gpl_only`` of their prototypes)."""
+_GPL_ONLY_BEFORE = {"ktime_get_ns": (5, 8)}
+"""Those that were so up to a version."""
+_COMPATIBLE = frozenset({"GPL", "GPL v2", "GPL and additional rights", "Dual BSD/GPL", "Dual MIT/GPL", "Dual MPL/GPL"})
 _MAP_TYPES = """
 unspec hash array prog_array perf_event_array percpu_hash percpu_array stack_trace cgroup_array lru_hash
 lru_percpu_hash lpm_trie array_of_maps hash_of_maps devmap sockmap cpumap xskmap sockhash cgroup_storage
@@ -55,6 +69,16 @@ MAP_TYPES = tuple(_MAP_TYPES.split())
 def helper_name(number: int) -> str:
     """``bpf_map_lookup_elem`` of 1; empty for one that has no name."""
     return f"bpf_{HELPERS[number]}" if 0 < number < len(HELPERS) else ""
+
+
+def gpl(licence: str) -> bool:
+    """Whether the kernel takes that word for the GPL or what goes with it (include/linux/license.h)."""
+    return licence in _COMPATIBLE
+
+
+def gpl_only(helper: str, version: tuple[int, int]) -> bool:
+    """Whether that kernel lends the helper (without ``bpf_``) to programs under the GPL only."""
+    return helper in GPL_ONLY or version < _GPL_ONLY_BEFORE.get(helper, (0, 0))
 
 
 def map_name(number: int) -> str:

@@ -22,13 +22,15 @@ from kmt.simulator.pointers import MAP, STACK, VALUE, Pointer
 from kmt.simulator.sections import Target
 from kmt.simulator.stores import Definition, Refused
 from kmt.simulator.types import COMPOSITE, Kind, Types
-from kmt.simulator.uapi import HELPERS, helper_name, map_number
+from kmt.simulator.uapi import HELPERS, gpl, gpl_only, helper_name, map_number
 
 _STRUCTS_ONLY, _INTEGERS_TOO = (5, 10), (6, 1)
 """As these were seen to do."""
 _LONG_KEYS = (5, 11)
 """From then on a hash's key may be larger than a program's stack."""
 _NEEDS_BTF = frozenset({"tracing", "lsm", "struct_ops"})
+_WANT_GPL = {"lsm": "LSM", "struct_ops": "struct ops"}
+"""Types of programs that must be under the GPL, in the kernel's words."""
 _ATTEMPTS = 5
 """How often libbpf asks again after EAGAIN (PROG_LOAD_ATTEMPTS)."""
 _KEY_AND_VALUE = {"bpf_map_lookup_elem": 1, "bpf_map_update_elem": 2, "bpf_map_delete_elem": 1}
@@ -125,7 +127,7 @@ def _program(
         raise CannotTellError(f"program {program.name} calls functions of the kernel (kfuncs)")
     for code, words in (
         *((errno.EINVAL, f"failed to resolve CO-RE relocation: {each.words}") for each in unmet),
-        *_helpers(program, seen, told),
+        *_helpers(program, seen, told, at.whole.license),
         *_arguments(program, seen, told, types),
         *_uses(program, seen, at),
     ):
@@ -139,15 +141,19 @@ def _function(told: KernelFacts, types: Types | None, name: str) -> bool:
     return told.ask(Fact(facts.Sort.FUNCTION, name)).value is True
 
 
-def _helpers(program: Program, seen: walk.Seen, told: KernelFacts) -> Iterator[tuple[int, str]]:
-    """Calls that the kernel does not lend to this type of program."""
+def _helpers(program: Program, seen: walk.Seen, told: KernelFacts, licence: str) -> Iterator[tuple[int, str]]:
+    """Calls that the kernel does not lend to this type of program, or to a program under that licence."""
     kind = program.place.sort.program_type
+    if kind in _WANT_GPL and not gpl(licence):
+        yield errno.EINVAL, f"{_WANT_GPL[kind]} programs must have a GPL compatible license"
     for number in sorted(seen.helpers):
         name = HELPERS[number] if 0 <= number < len(HELPERS) else ""
         if not name or told.ask(Fact(facts.Sort.HELPER, f"bpf_{name}")).value is False:
             yield errno.EINVAL, f"invalid func unknown#{number}"
         elif not program.place.sleepable and told.ask(Fact(facts.Sort.CALL, f"{kind} bpf_{name}")).value is False:
             yield errno.EINVAL, f"program of this type cannot use helper bpf_{name}#{number}"
+        elif not gpl(licence) and gpl_only(name, told.version):
+            yield errno.EINVAL, "cannot call GPL-restricted function from non-GPL compatible program"
 
 
 def _arguments(program: Program, seen: walk.Seen, told: KernelFacts, types: Types | None) -> Iterator[tuple[int, str]]:
