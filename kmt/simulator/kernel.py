@@ -26,7 +26,7 @@ from kmt.simulator.facts import Fact
 from kmt.simulator.faults import NONE, Faults
 from kmt.simulator.loaded import Attacher, SimulatedObject
 from kmt.simulator.objects import EbpfObject, Program
-from kmt.simulator.opening import Opened, prepare
+from kmt.simulator.opening import Opened, choose, prepare
 from kmt.simulator.profile import Profile, recorded
 from kmt.simulator.types import Kind, Types
 
@@ -154,9 +154,9 @@ class SimulatedKernel:
         except FormatError as error:
             raise FormatError(f"object {name} is no eBPF object: {error.message}") from None
         whole = _parsed(image)
-        opened = prepare(name, whole, options, self.cpus)
-        for program in opened.programs:
+        for program in choose(name, whole, options):
             check_typed(program.name, program.section, options)
+        opened = prepare(name, whole, options, self.cpus)
         refusal = self._verdict(image, opened, options.kernel_btf)
         if refusal is not None:
             raise _error(name, refusal)

@@ -43,7 +43,7 @@ def prepare(name: str, whole: EbpfObject, options: LoadOptions, cpus: int) -> Op
     """As the options say. Raises SettingsError, BpfError or CannotTellError."""
     if whole.types is not None and whole.types.named(".kconfig"):
         raise CannotTellError(f"object {name} asks for the kernel's configuration (.kconfig), which is not simulated")
-    programs = _choose(name, whole, options)
+    programs = choose(name, whole, options)
     data = dict(whole.data)
     if options.constants:
         data[".rodata"] = _constants(name, whole, options.constants)
@@ -67,7 +67,8 @@ def _for_each_cpu(definition: Definition) -> bool:
     return definition.type == "perf_event_array" and not definition.max_entries
 
 
-def _choose(name: str, whole: EbpfObject, options: LoadOptions) -> tuple[Program, ...]:
+def choose(name: str, whole: EbpfObject, options: LoadOptions) -> tuple[Program, ...]:
+    """The wanted programs in the object's order. Raises SettingsError."""
     known = [program.name for program in whole.programs]
     wanted = known if options.programs is None else list(options.programs)
     for program in wanted:
@@ -105,7 +106,8 @@ def _data_map(name: str, section: str) -> str:
     """libbpf's name for the map of a section: the beginning of the object's, and the section's."""
     if section.count(".") > 1:
         return section
-    return re.sub(r"[^\w.]", "_", name[: _NAME - max(_SECTION, len(section))], flags=re.ASCII) + section
+    beginning = name.encode()[: _NAME - max(_SECTION, len(section))]
+    return re.sub(rb"[^A-Za-z0-9_.]", b"_", beginning).decode() + section
 
 
 def _edited(name: str, definition: Definition, edit: MapEdit) -> Definition:

@@ -56,7 +56,7 @@ def _one(
         if kernel is None:
             raise CannotTellError(
                 f"whether the kernel has {relocate.wanted(local, relocation)}: its types are not at hand",
-                hint="kmt.fetch gets the kernel that has them; if the archive has another now, kmt.profile records that",
+                hint="kmt.fetch gets the kernel that has them; if the archive has another, kmt.profile records that",
             )
         try:
             answer = relocate.resolve(local, relocation, kernel)
