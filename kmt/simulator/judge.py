@@ -94,7 +94,7 @@ def judge(program: Program, whole: EbpfObject, image: Image, names: Names) -> li
     return [
         *_kinds(program, whole, image, names),
         *(_helper(program, number, image, names) for number in helpers),
-        *_licence(whole, image, [names.helper(number) for number in helpers]),
+        *_licence(program, whole, image, [names.helper(number) for number in helpers]),
         *_target(program, image),
         *_arguments(program, reached, image),
         *missing,
@@ -164,10 +164,11 @@ def _helper(program: Program, number: int, image: Image, names: Names) -> Findin
     return Finding(Answer.YES if told.value else Answer.NO, words, fact)
 
 
-def _licence(whole: EbpfObject, image: Image, helpers: list[str]) -> Iterator[Finding]:
+def _licence(program: Program, whole: EbpfObject, image: Image, helpers: list[str]) -> Iterator[Finding]:
     """What is lent to programs under the GPL only, where this is none."""
+    kind = program.place.sort.program_type
     for helper in () if uapi.gpl(whole.license) else helpers:
-        if uapi.gpl_only(helper.removeprefix("bpf_"), image.told.version):
+        if uapi.gpl_only(helper.removeprefix("bpf_"), kind, image.told.version):
             yield Finding(Answer.NO, f"{helper} is for programs under the GPL, and its license is {whole.license!r}")
 
 

@@ -52,7 +52,9 @@ tcp_raw_check_syncookie_ipv6 tcp_raw_gen_syncookie_ipv4 tcp_raw_gen_syncookie_ip
 timer_set_callback timer_start trace_printk trace_vprintk xdp_output
 """
 GPL_ONLY = frozenset(_GPL_ONLY.split())
-"""Helpers that are lent to programs under the GPL only, without ``bpf_`` (``gpl_only`` of their prototypes)."""
+"""Helpers that are lent to programs under the GPL only, without ``bpf_``. Ask ``gpl_only``."""
+_FOR_ALL = frozenset({("perf_event", "get_stack"), ("perf_event", "get_stackid")})
+"""Types of programs that have another prototype of one, without that condition."""
 _GPL_ONLY_BEFORE = {"ktime_get_ns": (5, 8)}
 """Those that were so up to a version."""
 _COMPATIBLE = frozenset({"GPL", "GPL v2", "GPL and additional rights", "Dual BSD/GPL", "Dual MIT/GPL", "Dual MPL/GPL"})
@@ -76,9 +78,11 @@ def gpl(licence: str) -> bool:
     return licence in _COMPATIBLE
 
 
-def gpl_only(helper: str, version: tuple[int, int]) -> bool:
-    """Whether that kernel lends the helper (without ``bpf_``) to programs under the GPL only."""
-    return helper in GPL_ONLY or version < _GPL_ONLY_BEFORE.get(helper, (0, 0))
+def gpl_only(helper: str, kind: str, version: tuple[int, int]) -> bool:
+    """Whether that kernel lends the helper (without ``bpf_``) to programs of that type under the GPL only."""
+    if helper in GPL_ONLY:
+        return (kind, helper) not in _FOR_ALL
+    return version < _GPL_ONLY_BEFORE.get(helper, (0, 0))
 
 
 def map_name(number: int) -> str:

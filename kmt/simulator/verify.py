@@ -152,7 +152,7 @@ def _helpers(program: Program, seen: walk.Seen, told: KernelFacts, licence: str)
             yield errno.EINVAL, f"invalid func unknown#{number}"
         elif not program.place.sleepable and told.ask(Fact(facts.Sort.CALL, f"{kind} bpf_{name}")).value is False:
             yield errno.EINVAL, f"program of this type cannot use helper bpf_{name}#{number}"
-        elif not gpl(licence) and gpl_only(name, told.version):
+        elif not gpl(licence) and gpl_only(name, kind, told.version):
             yield errno.EINVAL, "cannot call GPL-restricted function from non-GPL compatible program"
 
 

@@ -90,6 +90,15 @@ def test_a_relocation_of_an_unknown_kind_is_told(built):
         objects.parse(bytes(image))
 
 
+def test_what_is_for_the_gpl_only_no_kernel_lends_to_others(built, tmp_path):
+    image = built["shared-libraries"].read_bytes()
+    other = tmp_path / "other.o"
+    other.write_bytes(image.replace(objects.elf.contents(image)["license"], b"BSD\0"))
+    said, found = ask(other, "tracepoint__syscalls__sys_enter_openat", tmp_path / "b.json", static=True)
+    assert {kernel["answer"] for kernel in found["kernels"]} == {"no"}
+    assert "is for programs under the GPL, and its license is 'BSD'" in said
+
+
 def test_an_object_without_programs_or_cut_short_is_told(built):
     image = built["hooks"].read_bytes()
     for length in range(0, len(image), 997):

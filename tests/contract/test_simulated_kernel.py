@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.ebpf import elf
 from harness.errors import BpfError, BtfError, ClosedError, FormatError, SettingsError, SignatureError, VerifierError
 from harness.kernel_api import Engine, Feature, LoadOptions, MapEdit, MapType, Signature
 from kmt import build, config
@@ -251,3 +252,13 @@ def test_it_is_the_same_under_any_hash_seed(built, tmp_path):
         for n in range(3)
     }
     assert len(said) == 1
+
+
+@pytest.mark.parametrize("licence", [b"", b"BSD", b"gpl"])
+def test_a_program_that_is_not_under_the_gpl_gets_no_helpers_that_want_it(kernel, image, licence):
+    words = elf.contents(image)["license"]
+    other = image.replace(words, licence.ljust(len(words), b"\0"))
+    with pytest.raises(VerifierError, match="cannot call GPL-restricted function from non-GPL compatible") as caught:
+        load(kernel, other)
+    assert (caught.value.program, caught.value.code) == (HOOKS[0], errno.EINVAL)
+    assert kernel.objects == ()
