@@ -53,7 +53,7 @@ timer_set_callback timer_start trace_printk trace_vprintk xdp_output
 """
 GPL_ONLY = frozenset(_GPL_ONLY.split())
 """Helpers that are lent to programs under the GPL only, without ``bpf_``. Ask ``gpl_only``."""
-_FOR_ALL = frozenset({("perf_event", "get_stack"), ("perf_event", "get_stackid")})
+_FOR_ALL = frozenset({("perf_event", "get_stackid")})
 """Types of programs that have another prototype of one, without that condition."""
 _GPL_ONLY_BEFORE = {"ktime_get_ns": (5, 8)}
 """Those that were so up to a version."""

@@ -2,7 +2,7 @@
 
 import os
 
-REAL = ("test_differential.py",)
+REAL = ("test_differential.py", "test_differential_registry.py")
 
 
 def pytest_collection_modifyitems(config, items):

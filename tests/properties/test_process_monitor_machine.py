@@ -28,6 +28,7 @@ def script() -> Script:
 @pytest.fixture
 def world() -> Iterator[ProcWorld]:
     with ProcWorld() as world:
+        world.end(world.own)  # nobody is to be told of it
         yield world
 
 
@@ -97,7 +98,6 @@ def test_subscribers_are_told_until_they_unsubscribe(script: Script, world: Proc
 def test_running_processes_are_told_to_those_who_came_before_the_start(script: Script, world: ProcWorld) -> None:
     for pid in range(1, 2001):
         (world.root / str(pid)).mkdir()
-    (world.root / "self").mkdir()
     monitor = monitor_of(script, world, queue=5).acquire()
     before: list[int] = []
     after: list[int] = []
@@ -193,16 +193,16 @@ def test_an_exit_is_told_when_the_last_thread_has_gone(script: Script, world: Pr
     ended: list[int] = []
     monitor.subscribe_exit(ended.append)
     monitor.start()
-    threaded, zombie, reused = (world.begin(pid) for pid in (1, 2, 3))
-    world.be(1, "Z", threads=2, born=threaded)
+    for pid in (1, 2, 3):
+        world.begin(pid)
+    world.be(1, "Z", threads=2)
     script.exit(1, 2, 3)
     wait_for(lambda: monitor.events.value == 3)
-    world.be(2, "Z", born=zombie)
+    world.be(2, "Z")
     wait_for(lambda: ended == [2])
     world.begin(3)
-    assert reused
     wait_for(lambda: ended == [2, 3])
-    world.be(1, "Z", threads=1, born=threaded)
+    world.be(1, "Z")
     wait_for(lambda: ended == [2, 3, 1])
     monitor.stop()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from proc_world import ProcWorld
 from waiting import wait_for
-from watcher_rig import OWN, Whole
+from watcher_rig import Whole
 
 from harness.ebpf.live import LiveKernel
 from harness.ebpf.settings import BpfSettings
@@ -23,8 +23,6 @@ KEPT = Watch(r"/libssl\.so")
 @pytest.fixture
 def world() -> Iterator[ProcWorld]:
     with ProcWorld() as world:
-        world.begin(OWN)
-        (world.root / "self").symlink_to(str(OWN))
         for name in ("libssl.so.1", "libcrypto.so.1"):
             (world.files / name).touch()
         yield world

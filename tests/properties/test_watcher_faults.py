@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from interleave import at_every_line
 from proc_world import ProcWorld
 from waiting import wait_for
-from watcher_rig import OWN, Whole
+from watcher_rig import Whole
 
 from harness.ebpf.events import LibraryCounters
 from harness.errors import BpfError
@@ -37,8 +37,6 @@ def nothing(_: FilePath) -> None:
 @pytest.fixture
 def world() -> Iterator[ProcWorld]:
     with ProcWorld() as world:
-        world.begin(OWN)
-        (world.root / "self").symlink_to(str(OWN))
         for name in ("libssl.so.1", "libssl.so.2"):
             (world.files / name).touch()
         yield world
@@ -315,8 +313,6 @@ def test_threads_that_use_it_at_once(parts: list[list[tuple[str, int, int]]]) ->
         return callback
 
     with ProcWorld() as world:
-        world.begin(OWN)
-        (world.root / "self").symlink_to(str(OWN))
         for n in (1, 2):
             (world.files / f"libssl.so.{n}").touch()
         for pid in (1, 2, 3):

@@ -71,8 +71,6 @@ class WatcherMachine(RuleBasedStateMachine):
         self.world = ProcWorld()
         (self.world.files / "inner").mkdir()
         self.places = {"files": self.world.files, "inner": self.world.files / "inner"}
-        self.world.begin(OWN)
-        (self.world.root / "self").symlink_to(str(OWN))
         self.log: list[tuple[str, str, PathIdentifier]] = []
         self.broken: set[PathIdentifier] = set()
         a, b = (Hooks(name, self.log, self.broken) for name in "ab")

@@ -7,7 +7,7 @@ import queue
 import threading
 from pathlib import Path
 
-from proc_world import ProcWorld
+from proc_world import OWN, ProcWorld
 from waiting import wait_for
 
 from harness.ebpf.events import LibraryCounters, LibraryOpen
@@ -20,9 +20,6 @@ from harness.telemetry import Registry
 from harness.watcher.registry import FileRegistry
 from harness.watcher.rules import Rule
 from harness.watcher.watcher import Watcher
-
-OWN = 99
-"""The number of this process in a proc root of directories."""
 
 
 class Script:
