@@ -1,6 +1,11 @@
-"""Some of these need a real kernel beside what they test: like ``tests/kernel`` they are deselected without one."""
+"""Some of these need a real kernel beside what they test: like ``tests/kernel`` they are deselected without one.
+
+Others take the fixture ``kernel``, by ``simulated``: on a simulated kernel they have its ``/proc`` and its buffers.
+"""
 
 import os
+
+import pytest
 
 REAL = ("test_differential.py", "test_differential_registry.py")
 
@@ -12,3 +17,9 @@ def pytest_collection_modifyitems(config, items):
     if mine:
         config.hook.pytest_deselected(items=mine)
         items[:] = [item for item in items if item.path.name not in REAL]
+
+
+@pytest.fixture
+def simulated(kernel):
+    """The simulated kernel, where this runs on one; None on a real one, of which events cannot be made up."""
+    return kernel.api if kernel.simulated else None

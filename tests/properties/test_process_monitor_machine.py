@@ -10,24 +10,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from proc_world import ProcWorld
 from waiting import wait_for
-from watcher_rig import Script
+from watcher_rig import KernelScript, Script
 
 from harness.processes.errors import OverrunError, ProcessSourceError
 from harness.processes.events import Kind
 from harness.processes.monitor import ProcessMonitor
 from harness.telemetry import Registry
+from kmt.simulator.kernel import SimulatedKernel
 
 pytestmark = pytest.mark.thorough
 
 
 @pytest.fixture
-def script() -> Script:
-    return Script()
+def script(simulated: SimulatedKernel | None) -> Script:
+    """By way of the simulated kernel's programs, where this runs on one."""
+    return KernelScript(simulated) if simulated else Script()
 
 
 @pytest.fixture
-def world() -> Iterator[ProcWorld]:
-    with ProcWorld() as world:
+def world(simulated: SimulatedKernel | None) -> Iterator[ProcWorld]:
+    with ProcWorld(simulated.proc_root if simulated else None) as world:
         world.end(world.own)  # nobody is to be told of it
         yield world
 

@@ -6,11 +6,10 @@ What callbacks in flight can do to it is tested exhaustively in ``test_registry_
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from interleave import at_every_line
+from proc_world import ProcWorld
 from strategies import pids
 
 from harness.telemetry import Registry
@@ -33,6 +33,7 @@ from harness.watcher.errors import (
 )
 from harness.watcher.identity import FilePath, PathIdentifier
 from harness.watcher.registry import FileRegistry, Registration, TracedFile
+from kmt.simulator.kernel import SimulatedKernel
 
 names = st.sampled_from(["libssl.so.3", "libcrypto.so", "link.so", "other name"])
 few = st.integers(1, 3)
@@ -53,18 +54,13 @@ def nothing(_: FilePath) -> None:
 class World:
     """A directory with files, and a proc root in which even processes see it through a second way."""
 
-    def __init__(self) -> None:
-        self.directory = tempfile.TemporaryDirectory()
-        base = Path(self.directory.name)
-        self.files = base / "files"
-        self.proc = base / "proc"
-        self.files.mkdir()
-        (base / "container").symlink_to(base / "files")
+    def __init__(self, simulated: SimulatedKernel | None = None) -> None:
+        self.processes = ProcWorld(simulated.proc_root if simulated else None)
+        self.files, self.proc = self.processes.files, self.processes.root
+        container = self.files.with_name("container")
+        container.symlink_to(self.files)
         for pid in range(1, 7):
-            room = self.proc / str(pid)
-            room.mkdir(parents=True)
-            (room / "root").symlink_to(base / ("container" if pid % 2 else "files"))
-            (room / "cwd").symlink_to(self.files)
+            self.processes.begin(pid, root=container if pid % 2 else None)
 
     def replace(self, path: Path) -> None:
         """Rename a new file over whatever has the name."""
@@ -76,7 +72,7 @@ class World:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.directory.cleanup()
+        self.processes.__exit__()
 
 
 class RegistryMachine(RuleBasedStateMachine):
@@ -84,10 +80,12 @@ class RegistryMachine(RuleBasedStateMachine):
 
     make = FileRegistry
     """What is tested (``test_broken_registries`` puts others here)."""
+    simulated: SimulatedKernel | None = None
+    """The kernel that it is on, if it is a simulated one."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World()
+        self.world = World(self.simulated)
         self.metrics = Registry()
         self.blocklist = Blocklist(BLOCKED_MOST)
         self.real = self.make("test", proc_root=str(self.world.proc), blocklist=self.blocklist, metrics=self.metrics)
@@ -261,8 +259,14 @@ class RegistryMachine(RuleBasedStateMachine):
         assert value == {name: self.counts[name] for name in value}
 
 
-TestRegistry = RegistryMachine.TestCase
-TestRegistry.settings = settings(stateful_step_count=15)
+class TestRegistry(RegistryMachine.TestCase):
+    settings = settings(stateful_step_count=15)
+
+    @pytest.fixture(autouse=True)
+    def _on_it(self, simulated: SimulatedKernel | None) -> Iterator[None]:
+        RegistryMachine.simulated = simulated
+        yield
+        RegistryMachine.simulated = None
 
 
 Script = list[tuple[str, int, int]]

@@ -7,7 +7,7 @@ What the kernel adds (real opens, real exits, namespaces) is in ``tests/kernel/t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import settings
@@ -23,6 +23,7 @@ from harness.watcher.identity import FilePath, PathIdentifier
 from harness.watcher.registry import FileRegistry
 from harness.watcher.rules import Rule
 from harness.watcher.tracking import Tracking
+from kmt.simulator.kernel import SimulatedKernel
 
 pytestmark = pytest.mark.thorough
 
@@ -65,10 +66,12 @@ class WatcherMachine(RuleBasedStateMachine):
 
     make = Tracking
     """What is tested (``test_broken_registries`` puts others here)."""
+    simulated: SimulatedKernel | None = None
+    """The kernel that it is on, if it is a simulated one."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = ProcWorld()
+        self.world = ProcWorld(self.simulated.proc_root if self.simulated else None)
         (self.world.files / "inner").mkdir()
         self.places = {"files": self.world.files, "inner": self.world.files / "inner"}
         self.log: list[tuple[str, str, PathIdentifier]] = []
@@ -346,15 +349,26 @@ def _at_once(job: Callable[[], None]) -> bool:
     return True
 
 
-TestTracking = WatcherMachine.TestCase
-TestTracking.settings = settings(stateful_step_count=30)
+class OnKernel:
+    """The machines' cases, each on the kernel that they are run on."""
+
+    @pytest.fixture(autouse=True)
+    def _on_it(self, simulated: SimulatedKernel | None) -> Iterator[None]:
+        WatcherMachine.simulated = simulated
+        yield
+        WatcherMachine.simulated = None
+
+
+class TestTracking(OnKernel, WatcherMachine.TestCase):
+    settings = settings(stateful_step_count=30)
 
 
 class ThreadedWatcherMachine(WatcherMachine):
     """The same steps; each ends when the watcher's threads have come to rest."""
 
     def set_up(self) -> None:
-        self.whole = Whole(self.world, self.registry, self.rules_of(self.chosen), self.metrics)
+        rules = self.rules_of(self.chosen)
+        self.whole = Whole(self.world, self.registry, rules, self.metrics, self.simulated)
         self.tracking = self.whole.watcher._tracking
         self.whole.watcher.start()
 
@@ -381,7 +395,8 @@ class ThreadedWatcherMachine(WatcherMachine):
         self.whole.watcher.stop()
         self.whole.watcher.stop()
         assert (self.whole.monitor.users, self.whole.feed.closed, self.whole.script.closed) == (0, 1, 1)
+        assert not self.simulated or self.simulated.objects == ()
 
 
-TestThreadedWatcher = ThreadedWatcherMachine.TestCase
-TestThreadedWatcher.settings = settings(stateful_step_count=20, max_examples=max(10, settings().max_examples // 5))
+class TestThreadedWatcher(OnKernel, ThreadedWatcherMachine.TestCase):
+    settings = settings(stateful_step_count=20, max_examples=max(10, settings().max_examples // 5))
