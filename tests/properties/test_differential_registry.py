@@ -58,7 +58,7 @@ class Child:
             mine.close()
             _obey(theirs, root)
         theirs.close()
-        self._socket, self._reaped = mine, False
+        self._socket, self._asked, self._reaped = mine, False, False
         assert mine.recv(1) == b"."
 
     def told(self, word, path):
@@ -67,14 +67,21 @@ class Child:
 
     def die(self):
         """Ends, and is not asked how."""
-        self._socket.close()
+        self._leave()
         wait_for(lambda: procfs.status("/proc", self.pid).state == "Z")
 
     def end(self):
-        self._socket.close()
+        self._leave()
         if not self._reaped:
             os.waitpid(self.pid, 0)
         self._reaped = True
+
+    def _leave(self):
+        """Said in a word: later children have a copy of the socket, so that its end would not be seen."""
+        if not self._asked:
+            self._socket.send(b"leave")
+            self._socket.close()
+        self._asked = True
 
 
 def _obey(orders, root):
@@ -88,6 +95,8 @@ def _obey(orders, root):
         orders.send(b".")
         while order := orders.recv(4096):
             word, _, path = order.decode().partition(" ")
+            if word == "leave":
+                break
             fd = os.open(path, os.O_RDONLY)
             if word == "map":
                 assert libc.mmap(None, ctypes.c_size_t(4096), PROT, MAP_PRIVATE, fd, ctypes.c_long(0)) % 4096 == 0
