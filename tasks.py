@@ -24,6 +24,7 @@ from kmt.commands import (
     snapshots,
     soaking,
     testing,
+    vagrant,
     watching,
 )
 from kmt.commands.words import behind_dashes, user_path
@@ -73,6 +74,7 @@ TESTING = {
     "junit": "write JUnit XML to this file",
     "strict": "an unavailable kernel fails the run",
 }
+BOOT = {"kernel": "the kernel to boot", "backend": BACKEND, "accel": ACCEL}
 KEEP = "leave the guests running for kmt.test, kmt.exec and kmt.shell; --keep=MINUTES: until they idle that long (15)"
 
 
@@ -131,22 +133,25 @@ def image(_c: Context) -> None:
     print(matrix.make_image(ROOT))
 
 
+@task(iterable=["kernels"], help={"kernels": KERNELS})
+def box(_c: Context, kernels: Any = None) -> int:
+    """Make Vagrant's box and machines: cd vms, vagrant up 6.1. kmt.box -- bash: there, with a libvirtd of its own."""
+    return show(*vagrant.make(ROOT, kernels, behind_dashes()))
+
+
 @task(iterable=["kernels"], help={"kernels": f"{KERNELS}: what only its guest gets, too"})
 def build(_c: Context, kernels: Any = None) -> None:
     """Compile the project's eBPF programs."""
     show(matrix.compile_objects(ROOT, kernels or ()))
 
 
-@task(
-    positional=["kernel"],
-    help={"kernel": "the kernel to boot", "backend": BACKEND, "accel": ACCEL, "gdb": "print how to attach a debugger"},
-)
+@task(positional=["kernel"], help=BOOT | {"gdb": "print how to attach a debugger"})
 def shell(_c: Context, kernel: str, backend: str = "", accel: str = "", gdb: bool = False) -> int:
     """Boot one kernel and give an interactive console in it."""
     return guest.shell(ROOT, kernel, backend=backend, accel=accel, gdb=gdb)
 
 
-@task(name="exec", positional=["kernel"], help={"kernel": "the kernel to boot", "backend": BACKEND, "accel": ACCEL})
+@task(name="exec", positional=["kernel"], help=BOOT)
 def execute(_c: Context, kernel: str, backend: str = "", accel: str = "") -> int:
     """Run the command behind -- in one kernel; its output and exit status are this one's: kmt.exec 6.1 -- uname -r."""
     return guest.execute(ROOT, kernel, behind_dashes(), backend=backend, accel=accel)
@@ -164,10 +169,7 @@ def stop(_c: Context, run: str = "") -> None:
     show(watching.stop(run))
 
 
-@task(
-    positional=["kernel"],
-    help={"kernel": "whose console", "run": f"{RUN} (default: latest)", "follow": "wait for more"},
-)
+@task(positional=["kernel"], help={"kernel": "whose", "run": f"{RUN} (default: latest)", "follow": "wait for more"})
 def logs(_c: Context, kernel: str, run: str = "", follow: bool = False) -> None:
     """Print the console of a kernel."""
     for piece in watching.logs(kernel, run, follow=follow):
@@ -340,8 +342,8 @@ def lint(_c: Context) -> int:
 namespace = Collection(test, lint, bench, fuzz)
 engine = Collection("kmt")
 for each in (
-    start, ls, fetch, image, build, shell, execute, status, stop, logs, explain, rerun, doctor, snapshot, clean, soak,
-    profile, boundary, ci, merge, flare,
+    start, ls, fetch, image, box, build, shell, execute, status, stop, logs, explain, rerun, doctor, snapshot, clean,
+    soak, profile, boundary, ci, merge, flare,
 ):  # fmt: skip
     engine.add_task(each)
 engine.add_task(kernel_test, name="test")

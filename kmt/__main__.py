@@ -21,6 +21,7 @@ from kmt.commands import (
     reporting,
     snapshots,
     soaking,
+    vagrant,
     watching,
 )
 from kmt.errors import KmtError
@@ -45,6 +46,9 @@ def parser() -> argparse.ArgumentParser:
     execute.add_argument("command", nargs="+")
     tasks.add_parser("status", help="the runs that go on in any terminal, and the last ones")
     tasks.add_parser("snapshot", help="the warm snapshots that guests start from")
+    boxing = tasks.add_parser("box", help="Vagrant's box and machines; box -- bash: a shell with a libvirtd of its own")
+    boxing.add_argument("--kernels", action="append", default=[], help="as pytest --kernel takes them")
+    boxing.add_argument("command", nargs="*", help="words behind --")
     stopping = tasks.add_parser("stop", help="stop runs: once to ask, twice to end them")
     stopping.add_argument("run", nargs="?", default="", help="its id or the beginning of it (default: all)")
     explaining_ = tasks.add_parser("explain", help="what failed, by its cause over kernels")
@@ -112,6 +116,7 @@ TASKS: Mapping[str, Callable[[argparse.Namespace, Path], Said]] = {
     "shell": lambda said, root: ([], guest.shell(root, said.kernel)),
     "exec": lambda said, root: ([], guest.execute(root, said.kernel, said.command)),
     "status": lambda said, root: ([watching.status()], 0),
+    "box": lambda said, root: vagrant.make(root, said.kernels, said.command),
     "snapshot": lambda said, root: ([snapshots.listing()], 0),
     "stop": lambda said, root: (watching.stop(said.run), 0),
     "explain": lambda said, root: explaining.explain(said.results),

@@ -83,9 +83,25 @@ def command(
         _disk("kmt-compiler", files.compiler if machine.compiler else None),
         Option(("-gdb", f"unix:{_escaped(gdb)},server=on,wait=off")) if gdb else Option(),
         _agent(channel) if channel is not None else Option(words=("kmt.shell=1",)),
-        Option(words=("quiet", "nokaslr", "rcupdate.rcu_expedited=1", *_lsm(lsm), f"kmt.kernel={_plain(name)}")),
+        Option(words=_words(lsm, name)),
     ]
     return [qemu, *_boot(files, options)]
+
+
+def _words(lsm: str | None, name: str) -> tuple[str, ...]:
+    return ("quiet", "nokaslr", "rcupdate.rcu_expedited=1", *_lsm(lsm), f"kmt.kernel={_plain(name)}")
+
+
+def kernel_words(accelerator: str, *, name: str, lsm: str | None) -> list[str]:
+    """The kernel's command line of such a guest (one processor) that somebody else boots, and not by this command."""
+    options = [HEADLESS, ENDS_ON_PANIC, CONSOLE, _processor(accelerator, 1), RANDOM, Option(words=_words(lsm, name))]
+    return [word for option in options for word in option.words]
+
+
+def cpu_model(accelerator: str) -> str:
+    """The value of ``-cpu``."""
+    argv = _processor(accelerator, 1).argv
+    return argv[argv.index("-cpu") + 1]
 
 
 def probe_command(qemu: str, files: Files, accelerator: str) -> list[str]:
