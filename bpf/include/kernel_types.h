@@ -46,7 +46,9 @@
 #ifndef COMPILE_RUNTIME
 #define AF_INET 2
 #define AF_INET6 10
+#define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
+#define SOCK_STREAM 1
 #define MSG_PEEK 2
 #define MSG_ERRQUEUE 0x2000
 #endif
@@ -106,6 +108,7 @@ struct sock_common {
 
 struct sock {
 	struct sock_common __sk_common;
+	__u16 sk_type;
 	__u16 sk_protocol;
 };
 

@@ -9,8 +9,8 @@
  * it was a transfer. Each beginning has one program here (the fentry tracer has two), and where that misses a connect or
  * the return of an accept, the connection begins with the first transfer that is seen: bytes before it are never told.
  * (The end of a TCP socket has two, of two kinds. That of a datagram socket has one: passed by, its flows stay.)
- * Two threads of which one looks at a TCP socket's data while the other reads it are told apart only by how far the
- * socket's data was read meanwhile.
+ * Before 6.3, two threads of which one looks at a TCP socket's data while the other reads it are told apart only by how
+ * far the socket's data was read meanwhile.
  * Oldest kernel: 5.7 (bpf_get_ns_current_pid_tgid).
  *
  * Arguments are taken by place, and only those that never changed their place are.
@@ -112,6 +112,31 @@ AT_BEGIN(inet_csk_accept, begins_with(ACCEPT, listener), struct sock *listener)
 AT_END(inet_csk_accept, struct sock *listener = ended(ACCEPT); if (listener) on_inet_csk_accept(listener, sk),
        struct sock *sk)
 AT_BEGIN(inet_csk_listen_stop, on_inet_csk_listen_stop(listener), struct sock *listener)
+
+/*
+ * Where the kernel tells what a call of any socket came to (6.3), that is listened to, and not tcp_sendmsg and tcp_recvmsg:
+ * one program a call, which needs to remember nothing.
+ */
+static __always_inline bool is_tcp(struct sock *sk)
+{
+	return BPF_CORE_READ(sk, sk_protocol) == IPPROTO_TCP && BPF_CORE_READ(sk, sk_type) == SOCK_STREAM;
+}
+
+SEC("raw_tp/sock_send_length")
+int BPF_PROG(raw_tp__sock_send_length, struct sock *sk, int sent)
+{
+	if (sent > 0 && is_tcp(sk))
+		on_tcp_sent(sk, sent);
+	return 0;
+}
+
+SEC("raw_tp/sock_recv_length")
+int BPF_PROG(raw_tp__sock_recv_length, struct sock *sk, int copied, int flags)
+{
+	if (copied > 0 && is_tcp(sk))
+		on_tcp_received(sk, flags, copied);
+	return 0;
+}
 
 CALL(TCP_SENDMSG, tcp_sendmsg, on_tcp_sent)
 CALL(TCP_SENDPAGE, tcp_sendpage, on_tcp_sent)

@@ -92,7 +92,7 @@ def load_tracer(
 ) -> KprobeTracer:
     """Load and attach it by the first stage that works. Raises what ``fallback.climb`` says, or NotSupportedError."""
     asked = wanted or TracerSettings()
-    symbols = kernel.symbols(kprobes.functions())
+    symbols = kernel.symbols(kprobes.functions() | kprobes.TRACEPOINTS)
     kprobes.choose(symbols, asked)  # what is asked for must be there
     tracefs.sweep(tracing)
 

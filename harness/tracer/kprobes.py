@@ -16,26 +16,39 @@ from harness.tracer.settings import TracerSettings
 
 @dataclass(frozen=True)
 class Place:
-    """A program and where it listens; a tracepoint where ``function`` is empty. ``gone``: newer kernels do without."""
+    """A program and where it listens; a tracepoint where ``function`` is empty. ``gone``: newer kernels do without.
+
+    ``needs`` and ``unless`` are symbols that a kernel has, or has not, where the program is wanted.
+    """
 
     program: str
     function: str
     at_end: bool = False
     gone: bool = False
+    needs: str = ""
+    unless: str = ""
 
 
 def _begin(*functions: str) -> tuple[Place, ...]:
     return tuple(Place(f"kprobe__{function}", function) for function in functions)
 
 
-def _both(*functions: str, gone: bool = False) -> tuple[Place, ...]:
+def _both(*functions: str, gone: bool = False, unless: str = "") -> tuple[Place, ...]:
     ends = (("kprobe", False), ("kretprobe", True))
-    return tuple(Place(f"{kind}__{name}", name, at_end, gone) for name in functions for kind, at_end in ends)
+    places = ((f"{kind}__{name}", name, at_end) for name in functions for kind, at_end in ends)
+    return tuple(Place(*place, gone=gone, unless=unless) for place in places)
 
+
+# 6.3, commit 6e6eda44b939: what a call on any socket came to, by one program instead of two.
+_SENT, _RECEIVED = "__traceiter_sock_send_length", "__traceiter_sock_recv_length"
 
 TCP = (
     *_begin("tcp_connect", "tcp_finish_connect", "inet_csk_listen_stop", "tcp_disconnect", "tcp_v4_destroy_sock"),
-    *_both("inet_csk_accept", "tcp_sendmsg", "tcp_recvmsg", "tcp_splice_read", "tcp_close"),
+    *_both("inet_csk_accept", "tcp_splice_read", "tcp_close"),
+    *_both("tcp_sendmsg", unless=_SENT),
+    Place("raw_tp__sock_send_length", "", needs=_SENT),
+    *_both("tcp_recvmsg", unless=_RECEIVED),
+    Place("raw_tp__sock_recv_length", "", needs=_RECEIVED),
     # 6.5, commit dc97391e6610: sendmsg with MSG_SPLICE_PAGES took its place.
     *_both("tcp_sendpage", gone=True),
     Place("tracepoint__tcp__tcp_retransmit_skb", ""),
@@ -47,6 +60,10 @@ UDP_V4 = (*_begin("udp_send_skb"), *_both("udp_sendmsg"), *_both("udp_sendpage",
 UDP_V6 = (*_begin("udp_v6_send_skb"), *_both("udpv6_sendmsg"))
 PLACES = {place.program: place for place in (*TCP, *UDP, *UDP_V4, *UDP_V6)}
 """Every program of the object, by name."""
+
+
+TRACEPOINTS = frozenset(place.needs for place in PLACES.values() if place.needs)
+"""Symbols of tracepoints that ``choose`` takes instead of functions where a kernel has them."""
 
 
 def functions() -> frozenset[str]:
@@ -80,4 +97,9 @@ def loadable(symbols: Collection[str]) -> tuple[str, ...]:
 
 
 def _there(places: Iterable[Place], symbols: Collection[str]) -> Iterable[str]:
-    return (place.program for place in places if not place.function or place.function in symbols)
+    return (place.program for place in places if _is_there(place, symbols))
+
+
+def _is_there(place: Place, symbols: Collection[str]) -> bool:
+    needed = (name for name in (place.function, place.needs) if name)
+    return all(name in symbols for name in needed) and place.unless not in symbols

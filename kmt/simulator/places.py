@@ -38,8 +38,6 @@ def by_section(program: Program, told: KernelFacts, types: Types | None, symbols
         return errno.ENOENT if again and told.version < _ATTACHES_AGAIN else 0
     if target is Target.TRACEPOINT:
         return 0 if _tracepoint(name, told, types) else errno.ENOENT
-    if target is Target.RAW_TRACEPOINT and types is not None:
-        return 0 if types.named(f"btf_trace_{name}") else errno.ENOENT
     raise CannotTellError(f"attaching {program.name} to {program.section} is not simulated")
 
 

@@ -15,7 +15,7 @@ from tests.kernel.test_tracer import ended_by_both, ends, read_after_the_end, re
 
 pytestmark = pytest.mark.thorough
 
-TRANSFER = ("tcp_sendmsg", "tcp_sendpage", "tcp_recvmsg", "tcp_splice_read")
+TRANSFER = ("tcp_sendmsg", "tcp_sendpage", "tcp_recvmsg", "tcp_splice_read", "sock_send_length", "sock_recv_length")
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ SETTINGS = st.builds(TracerSettings, ON, ON, ON, ON)
 PAGES = {"tcp_sendpage", "udp_sendpage"}
 
 
-@given(SETTINGS, st.sets(st.sampled_from(sorted(PAGES))))
-def test_what_is_asked_for_and_there(settings, pages):
-    symbols = (kprobes.functions() - PAGES) | pages
+@given(SETTINGS, st.sets(st.sampled_from(sorted(PAGES | kprobes.TRACEPOINTS))))
+def test_what_is_asked_for_and_there(settings, there):
+    symbols = (kprobes.functions() - PAGES) | there
     chosen = kprobes.choose(symbols, settings)
     assert set(chosen) <= set(kprobes.PLACES)
     assert set(chosen) <= set(kprobes.loadable(symbols)), "what may be switched on is loaded"
@@ -32,6 +32,24 @@ def test_what_is_asked_for_and_there(settings, pages):
         if place.at_end and f"kprobe__{place.function}" in kprobes.PLACES:
             begin = chosen.index(f"kprobe__{place.function}")
             assert begin < chosen.index(program), "the begin is listened to before the end"
+
+
+@pytest.mark.parametrize(
+    ("symbol", "function", "instead"),
+    [
+        ("__traceiter_sock_send_length", "tcp_sendmsg", "raw_tp__sock_send_length"),
+        ("__traceiter_sock_recv_length", "tcp_recvmsg", "raw_tp__sock_recv_length"),
+    ],
+)
+def test_a_call_is_heard_of_once(symbol, function, instead):
+    probes_of_it = {f"kprobe__{function}", f"kretprobe__{function}"}
+    without, with_it = (
+        set(kprobes.choose(kprobes.functions() | added, TracerSettings())) for added in (set(), {symbol})
+    )
+    assert probes_of_it <= without
+    assert instead not in without
+    assert without - with_it == probes_of_it
+    assert with_it - without == {instead}
 
 
 @given(st.sampled_from(sorted(kprobes.functions() - PAGES)))
