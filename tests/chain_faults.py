@@ -117,6 +117,44 @@ def copied(bpf_dir, place):
     return place
 
 
+class Spoilable:
+    """A copy of a tree that a situation may spoil; only what was touched is made anew for the next one."""
+
+    def __init__(self, pristine, place):
+        self.pristine, self.place = pristine, place
+        self._fresh = {}
+
+    def restore(self):
+        """As it was, whatever became of it. The copies' times of change tell, which no program can set."""
+        self.place.mkdir(exist_ok=True)
+        now = stamps(self.place)
+        wanted = [path.relative_to(self.pristine) for path in sorted(self.pristine.rglob("*"))]
+        for path in sorted(now.keys() - set(wanted), reverse=True):
+            remove(self.place / path)
+        for path in wanted:
+            here, there = self.place / path, self.pristine / path
+            if there.is_dir():
+                here.mkdir(parents=True, exist_ok=True)
+                shutil.copystat(there, here)
+            elif path not in now or now[path] != self._fresh.get(path):
+                remove(here)
+                shutil.copy2(there, here)
+        self._fresh = stamps(self.place)
+
+
+def stamps(place):
+    """What tells that a path was changed: the time of that is only as fine as the kernel's clock ticks."""
+    states = {path.relative_to(place): path.lstat() for path in place.rglob("*")}
+    return {path: (s.st_ino, s.st_ctime_ns, s.st_mode, s.st_uid, s.st_size) for path, s in states.items()}
+
+
+def remove(path):
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def without(directories, release):
     """These hidden from this thread."""

@@ -7,14 +7,13 @@ are counted before the test fails.
 """
 
 import os
-import shutil
 import tomllib
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import situations
-from chain_faults import FAULTS, copied, without
+from chain_faults import FAULTS, Spoilable, copied, without
 from hypothesis import HealthCheck, given, settings
 from worlds import Real, Simulated
 
@@ -49,13 +48,19 @@ class Rig:
 
     def __init__(self, bpf_dir, room):
         self.bpf_dir, self.room = bpf_dir, room
-        self.pristine = copied(bpf_dir, room / "bpf")
+        pristine = copied(bpf_dir, room / "bpf")
+        (pristine / "garbage.btf").write_bytes(b"\x9f\xeb" + bytes(range(256)))
+        self.tree = Spoilable(pristine, room / "spoilt")
+        # The symbol table is written anew at each look, which takes an emulated guest a second and a half.
+        self.live = LiveKernel(proc=room / "proc")
+        self.live.proc_root.mkdir()
+        (self.live.proc_root / "kallsyms").write_bytes(Path("/proc/kallsyms").read_bytes())
         self.release = os.uname().release
         self.types = Types.parse(SYSFS.read_bytes())
         self.series = ".".join(self.release.split(".")[:2])
         profiles = recorded()
         self.profile = profiles.get(self.series) or KernelFacts(self.series, profiles, gates.load())
-        self.cpus = LiveKernel().cpus
+        self.cpus = self.live.cpus
         self._kernels = {}
 
     def simulated(self, faults):
@@ -70,17 +75,15 @@ class Rig:
         """What came of it in the real world and in the simulated one: None where that cannot tell."""
         if not isinstance(situation, situations.Chain):
             return self._both(situation, self.bpf_dir, hidden=False)
-        place = self.room / "spoilt"
-        shutil.rmtree(place, ignore_errors=True)
-        shutil.copytree(self.pristine, place)
-        (place / "garbage.btf").write_bytes(b"\x9f\xeb" + bytes(range(256)))
+        self.tree.restore()
+        place = self.tree.place
         broken = zip(FAULTS.values(), situation.faults, strict=True)
         away = [directory for (spoil, _), how in broken if how for directory in spoil(place, how)]
         with without(away, self.release):
             return self._both(situation, place, hidden="/sys/kernel/btf" in away)
 
     def _both(self, situation, place, hidden):
-        real = situation.play(Real(LiveKernel()), place)
+        real = situation.play(Real(self.live), place)
         faults = Faults(no_btf=hidden, denied=getattr(situation, "denied", False))
         try:
             return real, situation.play(Simulated(self.simulated(faults)), place)
