@@ -3,7 +3,9 @@
 It arrives as text on its own standard input, says one line of facts, is sent a tar (a line with its length before
 it; length 0: the facts were all), and runs the agent of it, whose frames are all that comes after. Laws: everything
 that is written lies in one new directory, which goes when this ends; whatever the agent started goes with it,
-whether the host said goodbye or has vanished. Until it has seen the version it is written for any Python 3.6.
+whether the host said goodbye or has vanished. Only where the line has three more words (name, random bytes in
+hexadecimal, Unix time) is the machine all ours: it is made like any guest (``furnish.py``), and tests have its own
+paths. Until it has seen the version it is written for any Python 3.6.
 """
 
 import ctypes
@@ -38,7 +40,8 @@ _POLLRDHUP = 0x2000
 def main() -> int:
     """From the facts to the end of the agent. Its status; 0 when only the facts were wanted."""
     say_facts()
-    size = int(sys.stdin.buffer.readline() or 0)
+    told = sys.stdin.buffer.readline().decode().split()
+    size = int(told[0]) if told else 0
     if not size:
         return 0
     os.umask(0o077)
@@ -48,7 +51,7 @@ def main() -> int:
     try:
         room = tempfile.mkdtemp(prefix="kmt-far-")
         take(room, size)
-        return keep(room)
+        return keep(room, told[1:])
     except OSError as error:
         print(f"kmt: {error}", file=sys.stderr)
         return 3
@@ -102,7 +105,7 @@ def take(room: str, size: int) -> None:
         tar.extractall(room, **more)  # type: ignore[arg-type]
 
 
-def keep(room: str) -> int:
+def keep(room: str, ours: "list[str]") -> int:
     """Run the agent in a child until it ends, or the host has gone; its exit status."""
     # Processes whose parents die become ours, so that none can get away.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -110,7 +113,7 @@ def keep(room: str) -> int:
     if pid == 0:
         status = 70
         try:
-            status = agent(room)
+            status = agent(room, ours)
         except BaseException:
             traceback.print_exc()
         finally:
@@ -126,8 +129,11 @@ def keep(room: str) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 0xFF
 
 
-def agent(room: str) -> int:
-    """Be the agent: frames on the descriptors that were standard input and output, words on standard error."""
+def agent(room: str, ours: "list[str]") -> int:
+    """Be the agent: frames on the descriptors that were standard input and output, words on standard error.
+
+    ``ours``: see above; empty where the machine is somebody else's.
+    """
     here, there = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -136,12 +142,16 @@ def agent(room: str) -> int:
     search = [library, *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ.update(
         KMT_CHANNEL_FD=f"{here},{there}",
-        KMT_ROOM=room,
-        KMT_ARTIFACTS=f"{room}/run/kmt/artifacts",
+        KMT_ROOM="" if ours else room,
+        KMT_ARTIFACTS=f"{'' if ours else room}/run/kmt/artifacts",
         PYTHONPATH=os.pathsep.join(search),
     )
     sys.dont_write_bytecode = True
     sys.path[:0] = [library]
+    if ours:
+        from kmt_guest.furnish import furnish  # type: ignore[import-not-found]
+
+        furnish(ours[0], bytes.fromhex(ours[1]), float(ours[2]))
     from kmt_guest.agent import main as serve  # type: ignore[import-not-found]
 
     print("kmt: ready", file=sys.stderr, flush=True)

@@ -18,7 +18,8 @@ from sshd import free_port, serving
 
 from kmt import archive, backends, config, matrix, proc, runs
 from kmt.backends.base import Machine
-from kmt.backends.ssh import NOISE, SshBackend
+from kmt.backends.ssh import SshBackend
+from kmt.backends.ssh_vm import NOISE
 from kmt.commands import snapshots
 from kmt.commands.matrix import dry_run, fetch
 from kmt.deadline import Deadline
