@@ -30,6 +30,7 @@ SIMULATED = "-simulated"
 """How the name of a row ends that is never booted, and the word that asks for one: ``5.15-simulated``."""
 
 _ADDRESS = re.compile(r"(\w[\w.+-]*@)?(\[[0-9A-Fa-f:.%\w]+\]|\w[\w.-]*)(:\d{1,5})?", re.ASCII)
+_BOX = re.compile(r"[A-Za-z0-9][\w.+~-]*(/[A-Za-z0-9][\w.+~-]*)?", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]*", re.ASCII)
 
 
@@ -44,7 +45,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Row:
-    """One kernel of the matrix: ``suites`` to fetch it from, an ``image`` file, or a machine with ``ssh``.
+    """One kernel of the matrix: ``suites`` to fetch it from, an ``image`` file, a machine with ``ssh``, or a ``box``.
 
     With none of them it is unavailable.
     """
@@ -63,10 +64,17 @@ class Row:
     """``user@host:port``: a machine that runs already, reached over SSH; user and port may be left to ssh."""
     ssh_config: Path | None = None
     """The file that ssh is to read for it instead of the user's own."""
+    box: str = ""
+    """A box of Vagrant's that brings its own kernel."""
     python: str = ""
     """(ssh) The words that start a Python there; empty: ``python3``."""
     default: bool = False
     note: str = ""
+
+    @property
+    def runs_at(self) -> str:
+        """Where its kernel is, in words, for a row whose kernel is not fetched; empty for all others."""
+        return f"it runs at {self.ssh}" if self.ssh else f"it is in the box {self.box}" if self.box else ""
 
     @property
     def simulated(self) -> bool:
@@ -207,6 +215,7 @@ def _row(where: _Where, number: int, table: dict[str, Any]) -> Row:
     if row.image and row.suites:
         raise where.error(number, "image", "a row has suites or an image, not both")
     _check_ssh(where, number, row)
+    _check_box(where, number, row)
     base = where.path.parent
     keys = ("image", "modules", "btf", "ssh_config")
     paths = {key: base / value for key in keys if (value := getattr(row, key)) is not None}
@@ -233,6 +242,17 @@ def _check_ssh(where: _Where, number: int, row: Row) -> None:
         shlex.split(row.python)
     except ValueError as error:
         raise where.error(number, "python", f"python must be words as a shell takes them: {error}") from None
+
+
+def _check_box(where: _Where, number: int, row: Row) -> None:
+    """A box brings all that a machine needs."""
+    if not row.box:
+        return
+    for key in ("ssh", "suites", "archive", "image", "modules", "btf"):
+        if getattr(row, key):
+            raise where.error(number, key, f"a row with box has the kernel of its box, and no {key}")
+    if not _BOX.fullmatch(row.box):
+        raise where.error(number, "box", f"box must be a box's name, like 'debian/trixie64', not {row.box!r}")
 
 
 def _typed_table(where: _Where, number: int, table: dict[str, Any], kind: type[Any], outer: str = "") -> Any:

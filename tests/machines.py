@@ -1,6 +1,7 @@
 """Real machines for tests of the machinery itself: a kernel from the archive, backends, a guest with its link."""
 
 import functools
+import os
 import threading
 import time
 from contextlib import contextmanager
@@ -17,10 +18,12 @@ from kmt.run.link import Link
 ROOT = Path(__file__).parents[1]
 SETTINGS = config.load(ROOT)
 SMALL = Machine(memory_mib=512)
+KERNEL = os.environ.get("KMT_CONTRACT_KERNEL", "6.1")
+"""That of the catalogue which machines have where a test does not say."""
 
 
 @functools.cache
-def kernel(name="6.1"):
+def kernel(name=KERNEL):
     """A kernel of the catalogue, fetched (a cached one on all but the first run)."""
     (row,) = matrix.load().select([name])
     return archive.prepare(row, config=SETTINGS)
@@ -35,13 +38,14 @@ ROWS = {"host": Row("host")}
 """Of backends whose machines have kernels already; a fixture adds the one that it made."""
 
 
-def kernel_of(made, name="6.1"):
+def kernel_of(made, name=KERNEL):
     """The kernel that a backend is to run: its machine's own where it has one, else that one of the catalogue."""
-    return made.kernel(ROWS[made.name]) if isinstance(made, HasKernels) else kernel(name)
+    own = made.kernel(ROWS.get(made.name, Row(name))) if isinstance(made, HasKernels) else None
+    return own or kernel(name)
 
 
 @contextmanager
-def guest(run_dir, *, name="qemu", machine=SMALL, seconds=60, kernel_name="6.1", made=None):
+def guest(run_dir, *, name="qemu", machine=SMALL, seconds=60, kernel_name=KERNEL, made=None):
     """A machine whose agent has said hello, and the link to it."""
     made = made or backend(name)
     booted = kernel_of(made, kernel_name)

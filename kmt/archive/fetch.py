@@ -135,8 +135,9 @@ def _refuse(row: Row) -> None:
     """Raise for a row that no archive can serve."""
     if row.arch != "amd64":
         raise UnavailableError(f"{row.name} is a kernel for {row.arch}, and only amd64 ones can be booted")
-    if row.ssh:
-        raise UnavailableError(f"{row.name} is a machine of its own, reached over SSH at {row.ssh}: nothing to fetch")
+    if row.runs_at:
+        what = f"a machine of its own, reached over SSH at {row.ssh}" if row.ssh else f"a kernel of the box {row.box}"
+        raise UnavailableError(f"{row.name} is {what}: nothing to fetch")
     if not row.suites:
         why = f" ({row.note})" if row.note else ""
         raise UnavailableError(

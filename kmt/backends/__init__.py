@@ -34,6 +34,12 @@ def _ssh(config: Config, accel: str, progress: Progress | None) -> Backend:
     return SshBackend(config)
 
 
+def _vagrant(config: Config, accel: str, progress: Progress | None) -> Backend:
+    from kmt.backends.vagrant import VagrantBackend
+
+    return VagrantBackend(config, accel, progress)
+
+
 def _simulated(config: Config, accel: str, progress: Progress | None) -> Backend:
     from kmt.backends.simulated import SimulatedBackend
 
@@ -44,9 +50,10 @@ _BACKENDS: dict[str, Callable[[Config, str, Progress | None], Backend]] = {
     "qemu": _qemu,
     "host": _host,
     "ssh": _ssh,
+    "vagrant": _vagrant,
     "simulated": _simulated,
 }
-KEPT = ("qemu",)
+KEPT = ("qemu", "vagrant")
 """Those whose guests a keeper can lend."""
 AUTO = "auto"
 """A machine where it can be had, a simulated kernel for tests where it cannot; for all but tests it is the machine."""
@@ -59,10 +66,12 @@ def names() -> tuple[str, ...]:
 
 
 def name_for(row: Row, word: str) -> str:
-    """The backend of a row: what is simulated and a machine over SSH have their own, all others the one asked for."""
+    """The backend of a row: what is simulated, on SSH or in a box has its own, all others the one asked for."""
     if row.simulated:
         return "simulated"
-    return "ssh" if row.ssh else REAL if word == AUTO else word
+    if row.ssh or row.box:
+        return "ssh" if row.ssh else "vagrant"
+    return REAL if word == AUTO else word
 
 
 def get(name: str, *, config: Config, accel: str = "auto", progress: Progress | None = None) -> Backend:

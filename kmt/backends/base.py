@@ -148,8 +148,11 @@ class Backend(Protocol):
 
 @runtime_checkable
 class HasKernels(Protocol):
-    """A backend whose machines run kernels already: nothing is fetched for them."""
+    """A backend whose machines run kernels already, some at least: nothing is fetched for them."""
 
-    def kernel(self, row: Row) -> Kernel:
-        """The kernel that runs on the row's machine, without files. Raises ConfigError or VmError."""
+    def kernel(self, row: Row) -> Kernel | None:
+        """The kernel that runs on the row's machine, without files; None: it has none, one is to be fetched.
+
+        Raises ConfigError or VmError.
+        """
         ...

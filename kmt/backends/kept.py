@@ -115,7 +115,7 @@ class KeptBackend:
             return
         keeper = self._keeper()
         self._stay = f"guests stay with run {keeper.record.id}; {task('stop')} {keeper.record.id} ends them"
-        with client.lease(keeper, kernel, machine, self._accelerator) as leased:
+        with client.lease(keeper, kernel, machine, self._accelerator, self.name) as leased:
             leased.channel.setblocking(True)
             if not self.shares_files:  # this machine may have been suspended since its last lease
                 leased.channel.sendall(pack(Kind.CLOCK, {"now": time.time()}))

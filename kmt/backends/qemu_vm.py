@@ -78,8 +78,7 @@ class QemuVm:
 
     def remarks(self) -> list[str]:
         """What a person wants to know of a guest that hangs: the kernel's own words on stalls and memory."""
-        found = (self._watch.console.finding(kind) for kind in ("oops", "bug", "stall", "oom"))
-        return [str(finding) for finding in found if finding]
+        return self._watch.console.remarks()
 
     @property
     def mute(self) -> bool:

@@ -96,6 +96,11 @@ class Console:
         """The first line of that kind."""
         return self._findings.get(kind)
 
+    def remarks(self) -> list[str]:
+        """What a person wants to know of a guest that hangs: the kernel's own words on stalls and memory."""
+        found = (self.finding(kind) for kind in ("oops", "bug", "stall", "oom"))
+        return [str(finding) for finding in found if finding]
+
     def _line(self, raw: bytes) -> None:
         text = _CONTROL.sub("", raw.decode("utf-8", "replace")).strip()
         if not text:

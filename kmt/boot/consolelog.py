@@ -99,6 +99,11 @@ class Watch:
         self._thread = threading.Thread(target=self._read, name=f"console {log}", daemon=True)
         self._thread.start()
 
+    def write(self, data: bytes) -> None:
+        """Words of the machine that come another way; not after ``started``."""
+        while data:
+            data = data[os.write(self.writing, data) :]
+
     def started(self) -> None:
         """The process has its copy of ``writing``: from now on its end is the console's end."""
         if self.writing >= 0:

@@ -19,6 +19,7 @@ from kmt.backends.base import Backend, Machine
 from kmt.backends.kept import KeptBackend
 from kmt.backends.simulated import NAME as SIMULATED
 from kmt.backends.ssh import SshBackend
+from kmt.backends.vagrant import VagrantBackend
 from kmt.commands import terminal
 from kmt.commands.matrix import rows
 from kmt.commands.shown import bars
@@ -171,7 +172,7 @@ def shell(root: Path, kernel: str, *, backend: str = "", accel: str = "", gdb: b
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise ConfigError("kmt.shell needs a terminal", hint="without one: ./inv kmt.exec KERNEL -- COMMAND")
     chosen = choose(root, kernel, backend, accel)
-    if isinstance(chosen.backend, KeptBackend | SshBackend) and not gdb:
+    if isinstance(chosen.backend, KeptBackend | SshBackend | VagrantBackend) and not gdb:
         with runs.start([chosen.name], sys.argv) as run, booted(chosen, run) as link:
             how = "kept" if link.stays else "over SSH"
             print(f"{chosen.kernel.release}, {how}: {LEAVE} leaves, so does the end of the shell", flush=True)

@@ -49,9 +49,9 @@ def fetch(root: Path, words: Sequence[str], *, update: bool = False) -> tuple[li
     status = 0
     with bars() as progress:
         chosen = rows(settings, words, ",".join(settings.kernels))
-        lines += [f"{row.name}: nothing to fetch: it runs at {row.ssh}" for row in chosen if row.ssh]
+        lines += [f"{row.name}: nothing to fetch: {row.runs_at}" for row in chosen if row.runs_at]
         lines += [f"{row.name}: nothing to fetch: it is simulated" for row in chosen if row.simulated]
-        chosen = [row for row in chosen if not row.ssh and not row.simulated]
+        chosen = [row for row in chosen if not row.runs_at and not row.simulated]
         for name, found in archive.prepare_all(chosen, config=settings, update=update, progress=progress).items():
             if isinstance(found, KmtError):
                 lines.append(f"{name}: {found.outcome}: {found}")

@@ -46,8 +46,8 @@ def make(root: Path, words: Sequence[str]) -> Iterator[str]:
         if not backend.checkpoints:
             raise ConfigError(f"the backend {backend.name!r} has no snapshots")
         for row in rows(settings, words, ",".join(settings.kernels)):
-            if row.ssh or row.simulated:
-                yield f"{row.name}: no snapshot: {f'it runs at {row.ssh}' if row.ssh else 'it is simulated'}"
+            if row.runs_at or row.simulated:
+                yield f"{row.name}: no snapshot: {row.runs_at or 'it is simulated'}"
                 continue
             kernel = archive.prepare(row, config=settings, progress=progress)
             backend.prepare(kernel, Machine(memory_mib=settings.memory))

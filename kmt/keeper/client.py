@@ -75,7 +75,9 @@ class Lease:
 
 
 @contextmanager
-def lease(keeper: runs.Seen, kernel: Kernel, machine: Machine, accelerator: str) -> Iterator[Lease]:
+def lease(
+    keeper: runs.Seen, kernel: Kernel, machine: Machine, accelerator: str, backend: str = "qemu"
+) -> Iterator[Lease]:
     """A guest of that kind. Given back when the ``with`` ends well; after an exception it is thrown away."""
     stream = socket.socket(socket.AF_UNIX)
     connection = Connection(stream)
@@ -83,7 +85,7 @@ def lease(keeper: runs.Seen, kernel: Kernel, machine: Machine, accelerator: str)
         try:
             with address(keeper.dir) as path:
                 stream.connect(path)
-            connection.send(request(kernel, machine, accelerator))
+            connection.send(request(kernel, machine, accelerator, backend))
             answer = connection.receive()
         except OSError as error:
             raise KeeperError(f"the keeper does not answer: {error.strerror}") from None

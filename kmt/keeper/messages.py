@@ -1,8 +1,9 @@
 """What keeper and lessee say: one JSON object a line, at most one descriptor with it.
 
 Laws: a message over ``LIMIT`` or one that is no object is a ``KeeperError``; the end of the connection is the end of
-the lease. The lessee asks for a guest (``kernel, machine, accelerator``), the keeper answers ``{"guest": ...}`` with
-the guest's channel, or ``{"error": ...}``; it says ``{"death": ...}`` when the guest dies. A lessee that is done says
+the lease. The lessee asks for a guest (``kernel, machine, accelerator, backend``), the keeper answers
+``{"guest": ...}`` with the guest's channel, or ``{"error": ...}``; it says ``{"death": ...}`` when the guest dies. A
+lessee that is done says
 ``{"release": true}`` and hears ``{"released": true}``; one that just goes has its guest thrown away, for nobody knows
 what it left half done.
 """
@@ -42,20 +43,21 @@ def address(room: Path) -> Iterator[str]:
         os.close(directory)
 
 
-def request(kernel: Kernel, machine: Machine, accelerator: str) -> dict[str, Any]:
+def request(kernel: Kernel, machine: Machine, accelerator: str, backend: str) -> dict[str, Any]:
     """What a lessee asks for."""
     plain = {key: _plain(value) for key, value in asdict(kernel).items()}
-    return {"kernel": plain, "machine": asdict(machine), "accelerator": accelerator}
+    return {"kernel": plain, "machine": asdict(machine), "accelerator": accelerator, "backend": backend}
 
 
-def requested(message: dict[str, Any]) -> tuple[Kernel, Machine, str]:
+def requested(message: dict[str, Any]) -> tuple[Kernel, Machine, str, str]:
     """The other end of ``request``. Raises KeeperError."""
     try:
         said = dict(message["kernel"])
         for key in ("vmlinuz", "modules", "config", "btf"):
             said[key] = Path(said[key]) if said[key] is not None else None
         said["headers"] = tuple(Path(path) for path in said["headers"])
-        return Kernel(**said), Machine(**message["machine"]), str(message["accelerator"])
+        words = str(message["accelerator"]), str(message["backend"])
+        return Kernel(**said), Machine(**message["machine"]), *words
     except (KeyError, TypeError, ValueError) as error:
         raise KeeperError(f"a request without sense: {type(error).__name__}: {error}") from None
 

@@ -17,6 +17,7 @@ from kmt.backends.base import Backend, Machine, Vm
 from kmt.config import Config
 from kmt.deadline import Deadline
 from kmt.errors import KmtError
+from kmt.guest.wire import Kind
 from kmt.keeper.messages import SOCKET, Connection, KeeperError, address, requested
 from kmt.kernel import Kernel
 from kmt.run.link import Link
@@ -65,6 +66,9 @@ class Guest:
                 self._run.update(self.name, console=vm.console, vm_pid=vm.pid)
                 link = Link(vm, boot, factor=backend.deadline_factor, cancel=self.ended)
                 link.hello()
+                if not vm.restored:  # the first lessee waits for this once, instead of every one for its part of it
+                    link.send(Kind.WARM, {"modules": []})
+                    link.receive(Kind.DONE)
                 self.vm = vm
                 self.ready.set()
                 self._watch(vm)
@@ -99,7 +103,7 @@ class Keeper:
         self._run = run
         self._idle = idle_seconds
         self._guests: list[Guest] = []
-        self._backends: dict[str, Backend] = {}
+        self._backends: dict[tuple[str, str], Backend] = {}
         self._mutex = threading.Lock()
         self._lessees = 0
         self._busy = time.monotonic()
@@ -156,8 +160,8 @@ class Keeper:
                 self._busy = time.monotonic()
             lessee.close()
 
-    def _lease(self, lessee: Connection, kernel: Kernel, machine: Machine, accelerator: str) -> None:
-        guest = self._free(lessee, kernel, machine, accelerator)
+    def _lease(self, lessee: Connection, kernel: Kernel, machine: Machine, accelerator: str, backend: str) -> None:
+        guest = self._free(lessee, kernel, machine, (backend, accelerator))
         whole = False
         try:
             guest.ready.wait()
@@ -178,10 +182,10 @@ class Keeper:
             else:
                 guest.ended.set()
 
-    def _free(self, lessee: Connection, kernel: Kernel, machine: Machine, accelerator: str) -> Guest:
+    def _free(self, lessee: Connection, kernel: Kernel, machine: Machine, runs_on: tuple[str, str]) -> Guest:
         """An idle guest of that kind, or a new one, taken for the lessee."""
         with self._mutex:
-            backend = self._backend(accelerator)
+            backend = self._backend(*runs_on)
             for guest in self._guests:
                 usable = guest.ready.is_set() and not guest.ended.is_set() and not guest.gone.is_set()
                 if guest.lessee is None and usable and guest.key == (kernel, machine, backend):
@@ -195,8 +199,8 @@ class Keeper:
         guest.start()
         return guest
 
-    def _backend(self, accelerator: str) -> Backend:
-        if accelerator not in self._backends:
-            made = backends.get(self._config.backend, config=self._config, accel=accelerator)
-            self._backends[accelerator] = made
-        return self._backends[accelerator]
+    def _backend(self, name: str, accelerator: str) -> Backend:
+        if (name, accelerator) not in self._backends:
+            made = backends.get(name, config=self._config, accel=accelerator)
+            self._backends[name, accelerator] = made
+        return self._backends[name, accelerator]

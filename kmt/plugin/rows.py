@@ -83,7 +83,7 @@ def _missing(rows: Sequence[Row]) -> dict[str, str]:
 
 def _is_from_an_archive(row: Row) -> bool:
     """It is, or would be if an archive had it: no image, no machine that runs already."""
-    return bool(row.series) and row.image is None and not row.ssh and not row.simulated
+    return bool(row.series) and row.image is None and not row.runs_at and not row.simulated
 
 
 def can_be_simulated(row: Row) -> bool:

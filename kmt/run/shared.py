@@ -103,8 +103,8 @@ class Shared:
 
 def fetch(row: Row, backend: Backend, config: Config, progress: archive.Progress) -> Kernel:
     """The row's kernel; where a kernel runs already there is nothing to fetch."""
-    if isinstance(backend, HasKernels):
-        return backend.kernel(row)
+    if isinstance(backend, HasKernels) and (found := backend.kernel(row)) is not None:
+        return found
     from kmt import archive
 
     return archive.prepare(row, config=config, progress=progress)

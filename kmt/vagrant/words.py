@@ -11,7 +11,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kmt.errors import KmtError, VmLostError, VmNeverStartedError
+from kmt.errors import VmError, VmLostError, VmNeverStartedError
+
+
+class StaleMachineError(VmNeverStartedError):
+    """Libvirt or Vagrant remembers another machine of that name: ``destroy`` mends it."""
+
 
 RUNNING, OFF, MISSING = "running", "off", "missing"
 _STATES = {
@@ -58,19 +63,23 @@ def state(lines: Sequence[Line], machine: str) -> str:
 
 
 def complaint(lines: Sequence[Line], stderr: str) -> str:
-    """What Vagrant says went wrong: the error that it ended with, else the last thing that it complained of."""
+    """What Vagrant says went wrong: the error that it ended with, what it complained of last, or what Ruby did."""
     for line in lines:
         if line.kind == "error-exit" and len(line.data) > 1:
             return line.data[1]
     said = [line.data[1] for line in lines if line.kind == "ui" and line.data[:1] == ("error",) and len(line.data) > 1]
-    return said[-1] if said else stderr
+    # Of an exception that nobody caught, the top of Ruby's stack has the words.
+    return said[-1] if said else re.split(r"\n\s*from /", stderr, maxsplit=1)[0]
 
 
-def trouble(complaint: str, machine: str, doing: str) -> KmtError:
-    """Why Vagrant could not do it, in one line. ``doing``: its words, as a person would type them."""
+def trouble(complaint: str, machine: str, doing: str, kmt: str) -> VmError:
+    """Why Vagrant could not do it, in one line.
+
+    ``doing``: its words, as a person would type them; ``kmt``: what the names of our tasks begin with.
+    """
     for pattern, kind, words, hint in _CAUSES:
         if found := re.search(pattern, complaint, re.DOTALL | re.IGNORECASE):
-            named = {"machine": machine, "doing": doing, **found.groupdict()}
+            named = {"machine": machine, "doing": doing, "kmt": kmt, "what": next(filter(None, found.groups()), "")}
             return kind(words.format(**named), hint=hint.format(**named))
     return VmNeverStartedError(f"{doing} failed: {_one_line(complaint) or 'it does not say why'}")
 
@@ -78,85 +87,89 @@ def trouble(complaint: str, machine: str, doing: str) -> KmtError:
 def _one_line(text: str) -> str:
     """The end of a message that Vagrant breaks at 80 columns, without its stack and its advice."""
     lines = [line.strip() for line in text.strip().splitlines()]
-    lines = [line for line in lines if line and not re.match(r"(from )?/\S+:\d+:", line)]
+    lines = [re.sub(r"^/\S+:\d+:in `[^']*': ", "", line) for line in lines if line]
     return " ".join(lines)[-400:]
 
 
-# The first that matches. {machine} is the machine's name, {doing} what was typed.
-_CAUSES: tuple[tuple[str, type[KmtError], str, str], ...] = (
+# The first that matches. {machine} is the machine's name, {doing} what was typed, {what} the pattern's group.
+_CAUSES: tuple[tuple[str, type[VmError], str, str], ...] = (
     (
-        r"No space left on device|ENOSPC|disk quota exceeded",
+        r"No space left on device|disk quota exceeded",
         VmNeverStartedError,
         "{doing}: the disk is full",
-        "make room: ./inv kmt.clean; ./inv kmt.doctor looks at the disk",
+        "make room: {kmt}clean; {kmt}doctor looks at the disk",
     ),
     (
-        r"host forwarding rule '?(?P<rule>[^'\s]+)",
+        r"host forwarding rule '?([^'\s]+)",
         VmNeverStartedError,
-        "{doing}: somebody else listens at the machine's port for SSH ({rule})",
-        "end that, or give {machine} another port: vagrant destroy -f {machine}",
+        "{doing}: somebody else listens at the port that is {machine}'s for SSH ({what})",
+        "run it again: it gets another one",
     ),
     (
         r"failed to connect socket|cannot recv data|end of file while reading data|client socket is closed"
-        r"|error while connecting to libvirt|unable to connect to (server|libvirt)",
+        r"|error while connecting to libvirt|unable to connect to (?:server|libvirt)|nsenter: cannot open",
         VmLostError,
-        "{doing}: libvirtd does not answer",
-        "run it again; ./inv kmt.doctor says what its libvirt needs",
+        "{doing}: libvirtd has ended, or does not answer",
+        "run it again; {kmt}doctor says what it needs",
     ),
     (
-        r"provider '(?P<provider>[^']+)' (could not be|was not) found|'(?P<other>libvirt)' provider",
+        r"provider '([^']+)' could not be found|unknown provider",
         VmNeverStartedError,
-        "Vagrant has no provider libvirt",
+        "Vagrant has no provider {what}",
         "apt-get install vagrant-libvirt",
     ),
     (
-        r"plugin .*(is not installed|could not be loaded|failed to)|Could not find '?vagrant-libvirt",
+        r"provider '([^']+)' that was requested",
         VmNeverStartedError,
-        "Vagrant's plugin libvirt cannot be loaded",
+        "{doing}: the provider is {what}, and machines are made by libvirt",
+        "unset VAGRANT_DEFAULT_PROVIDER",
+    ),
+    (
+        r"plugin (?:vagrant-libvirt )?is missing|plugins? failed to (?:load|initialize)"
+        r"|Could not find '?vagrant-libvirt",
+        VmNeverStartedError,
+        "Vagrant's plugin libvirt is missing, or cannot be loaded",
         "apt-get install --reinstall vagrant-libvirt",
     ),
     (
-        r"doesn't support the provider|does not support the provider",
+        r"doesn't support the provider|does not support the provider|box you're adding .* provider",
         VmNeverStartedError,
-        "{doing}: its box is not one of libvirt's",
-        "take a box whose provider is libvirt, or unset VAGRANT_DEFAULT_PROVIDER",
+        "{doing}: its box is none for libvirt",
+        "take one whose provider is libvirt",
     ),
     (
-        r"box '(?P<box>[^']+)' (could not be found|couldn't be found)"
-        r"|The box you're attempting to add|No box named|box '(?P<named>[^']*)' is missing",
+        r"box '([^']+)' (?:could not be|couldn't be) found|URL: \[\"?([^\]\"]+)",
         VmNeverStartedError,
-        "{doing}: there is no such box: {box}",
-        "vagrant box add {box}, as the environment of the run has it: ./inv kmt.box makes the project's own",
+        "{doing}: there is no box {what}",
+        "vagrant box add {what}",
     ),
     (
-        r"Invalid box metadata|query the box image details|Wrong image format|Could not open '|image is corrupt"
-        r"|No image virtual size|box failed to unpackage|metadata file for this box|is not a valid.*qcow2"
-        r"|Image is not in qcow2 format",
+        r"Invalid box metadata|query the box image details|Wrong image format|Could not open '|is not in qcow2 format"
+        r"|No image virtual size|No image format|failed to unpackage|image (?:is )?corrupt|metadata for the box",
         VmNeverStartedError,
         "{doing}: its box is broken",
-        "make it anew: ./inv kmt.box --again; one of your own: vagrant box add --force",
+        "vagrant box remove --force it, and add it again; the project's own is made by {kmt}box",
     ),
     (
-        r"Volume for box image is missing|Volume for domain is (already created|missing)|No matching volume"
-        r"|Name `[^`]*` of domain about to create is already taken|domain .* already exists",
-        VmNeverStartedError,
+        r"Volume for domain is already created|Name `[^`]*` of domain about to create|domain .* already exists",
+        StaleMachineError,
         "{doing}: libvirt remembers another machine of that name",
-        "vagrant destroy -f {machine}; what is left after that: virsh undefine",
+        "vagrant destroy -f {machine}",
     ),
     (
-        r"Authentication failed|authentication method|Net::SSH::AuthenticationFailed",
+        r"Authentication failed|AuthenticationFailed|SSH authentication",
         VmNeverStartedError,
         "{machine} refuses Vagrant's key",
-        "the box must take it for the user of its Vagrantfile: vagrant destroy -f {machine}, then vagrant up {machine}",
+        "its box must let in the user and key that vagrant ssh-config {machine} says",
     ),
     (
-        r"Timed out while waiting for the machine to boot|unable to communicate with the guest machine",
+        r"Timed out while waiting for the machine to boot|invalid state while waiting for it to boot",
         VmNeverStartedError,
-        "{machine} does not answer on SSH in the time that its Vagrantfile gives it",
-        "its serial console says more",
+        "{doing}: it did not answer on SSH",
+        "its console says more",
     ),
     (
-        r"could not get access to acceleration|failed to initialize kvm|invalid accelerator kvm|doesn't support.*kvm",
+        r"could not (?:get )?access .*/dev/kvm|failed to initialize kvm|invalid accelerator kvm",
         VmNeverStartedError,
         "{doing}: no hardware virtualisation here",
         "--kernel-accel tcg",

@@ -7,6 +7,30 @@ import textwrap
 import pytest
 from sshd import serving
 
+from kmt import proc
+from kmt.vagrant.words import PACKAGES
+
+NEEDED = ("vagrant", "libvirtd", "virsh", "qemu-img")
+LEFT_OUT = pytest.StashKey[int]()
+
+
+def pytest_collection_modifyitems(config, items):
+    """What needs Vagrant stays out where it is not installed: loudly, see below."""
+    if all(proc.which(program) for program in NEEDED):
+        return
+    left = [item for item in items if item.get_closest_marker("vagrant")]
+    config.stash[LEFT_OUT] = config.stash.get(LEFT_OUT, 0) + len(left)
+    config.hook.pytest_deselected(items=left)
+    items[:] = [item for item in items if item not in left]
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """A line that nobody can miss."""
+    if count := config.stash.get(LEFT_OUT, 0):
+        terminalreporter.section("vagrant was not tested", yellow=True, bold=True)
+        missing = ", ".join(program for program in NEEDED if not proc.which(program))
+        terminalreporter.line(f"{count} tests were left out, for there is no {missing}: apt-get install {PACKAGES}")
+
 
 @pytest.fixture(scope="session")
 def sshd(tmp_path_factory):

@@ -26,8 +26,9 @@ from kmt.run.tree import Tree, write_tar
 
 pytestmark = pytest.mark.host_only
 
-BACKENDS = {"qemu": {"own kernel"}, "host": set(), "ssh": set()}
+BACKENDS = {"qemu": {"own kernel"}, "host": set(), "ssh": set(), "vagrant": {"own kernel"}}
 """What each can do that not all can. ``own kernel``: its guests can crash, and ours goes on."""
+MARKS = {"vagrant": pytest.mark.vagrant}
 MEGABYTES = 10
 
 
@@ -43,7 +44,8 @@ def pytest_generate_tests(metafunc):
     """Every backend, or those that can do what the test's marker asks for."""
     if "name" in metafunc.fixturenames:
         asked = {word for marker in metafunc.definition.iter_markers("needs") for word in marker.args}
-        metafunc.parametrize("name", [n for n, able in BACKENDS.items() if asked <= able], indirect=True)
+        able = [pytest.param(n, marks=MARKS.get(n, ())) for n, able in BACKENDS.items() if asked <= able]
+        metafunc.parametrize("name", able, indirect=True)
 
 
 def test_the_registry_knows_exactly_these():
@@ -257,6 +259,7 @@ def test_the_command_line_is_words_and_starts_nothing(name, tmp_path):
 
 def test_an_unknown_backend_names_the_known_ones():
     with pytest.raises(
-        ConfigError, match=r"no backend 'qemo' \(did you mean 'qemu'\? known: qemu, host, ssh, simulated, auto\)"
+        ConfigError,
+        match=r"no backend 'qemo' \(did you mean 'qemu'\? known: qemu, host, ssh, vagrant, simulated, auto\)",
     ):
         backends.get("qemo", config=None)

@@ -224,3 +224,25 @@ def test_what_has_no_version_cannot_be_simulated(word, said):
 def test_no_row_may_be_named_as_if_it_were_simulated():
     with pytest.raises(ConfigError, match="cannot be a row's name"):
         matrix.parse('[[kernel]]\nname = "6.1-simulated"\n', HERE)
+
+
+def test_a_box_brings_its_kernel():
+    (row,) = matrix.parse('[[kernel]]\nname = "mine"\nbox = "debian/trixie64"', HERE).rows
+    assert (row.box, row.runs_at, row.simulated) == ("debian/trixie64", "it is in the box debian/trixie64", False)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('box = "../x"', r"kernels.toml:3: box must be a box's name, like 'debian/trixie64', not '../x'"),
+        ('box = "-f"', "box must be a box's name"),
+        ("box = 3", "box must be a string, not 3"),
+        ('box = "a"\nssh = "board"', "a row with box has the kernel of its box, and no ssh"),
+        ('box = "a"\nseries = "6.1"\nsuites = ["bookworm"]', "and no suites"),
+        ('box = "a"\nimage = "bzImage"', "and no image"),
+        ('box = "a"\npython = "python3"', "python is for rows with ssh"),
+    ],
+)
+def test_what_does_not_belong_to_a_box(line, said):
+    with pytest.raises(ConfigError, match=said):
+        matrix.parse(f'[[kernel]]\nname = "mine"\n{line}', HERE)
