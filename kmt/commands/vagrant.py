@@ -17,7 +17,7 @@ from kmt.config import Config
 from kmt.hints import task
 from kmt.paths import PACKAGE
 from kmt.roots.rootfs import Progress
-from kmt.vagrant import box, daemon, machines
+from kmt.vagrant import box, boxes, daemon, machines
 
 
 def make(root: Path, words: Sequence[str], command: Sequence[str] = ()) -> tuple[list[str], int]:
@@ -50,16 +50,19 @@ def _for_people(settings: Config, words: Sequence[str], made: box.Box, progress:
 def _write(
     settings: Config, room: Path, words: Sequence[str], made: box.Box, progress: Progress
 ) -> list[machines.Entry]:
-    """The machines of the rows that are kernels of ours, and no others."""
+    """The machines of the rows that are kernels of ours or boxes of the user's, and no others."""
     written = []
     for row in rows(settings, words, ",".join(settings.kernels)):
         if row.ssh or row.simulated:
             continue
-        kernel = archive.prepare(row, config=settings, progress=progress)
-        accelerator = accel.choose(qemu_program.find(), kernel).accelerator
         machine = Machine(memory_mib=settings.memory)
-        written.append(
-            machines.entry(room, row.name, kernel=kernel, box=made, machine=machine, accelerator=accelerator)
-        )
+        if row.box:  # with the kernel that it brings
+            boxes.borrow(row.box)
+            word = accel.expected(qemu_program.find())
+            written.append(machines.entry(room, row.name, kernel=None, box=row.box, machine=machine, accelerator=word))
+            continue
+        kernel = archive.prepare(row, config=settings, progress=progress)
+        word = accel.choose(qemu_program.find(), kernel).accelerator
+        written.append(machines.entry(room, row.name, kernel=kernel, box=made, machine=machine, accelerator=word))
     machines.keep_only(room, {each.name for each in written})
     return written

@@ -1,5 +1,6 @@
 """A project of somebody else's, in which real pytest sessions are started."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -14,9 +15,17 @@ NEEDED = ("vagrant", "libvirtd", "virsh", "qemu-img")
 LEFT_OUT = pytest.StashKey[int]()
 
 
+def why_without_vagrant():
+    """Why its tests do not run here, and what would change that; empty where they do."""
+    missing = ", ".join(program for program in NEEDED if not proc.which(program))
+    if missing:
+        return f"there is no {missing} (apt-get install {PACKAGES})"
+    return "" if os.environ.get("KMT_VAGRANT") else "they take minutes; KMT_VAGRANT=1 runs them, as CI does"
+
+
 def pytest_collection_modifyitems(config, items):
-    """What needs Vagrant stays out where it is not installed: loudly, see below."""
-    if all(proc.which(program) for program in NEEDED):
+    """What needs Vagrant takes minutes, and stays out where nobody asks for it or it is not installed: loudly."""
+    if not why_without_vagrant():
         return
     left = [item for item in items if item.get_closest_marker("vagrant")]
     config.stash[LEFT_OUT] = config.stash.get(LEFT_OUT, 0) + len(left)
@@ -28,8 +37,7 @@ def pytest_terminal_summary(terminalreporter, config):
     """A line that nobody can miss."""
     if count := config.stash.get(LEFT_OUT, 0):
         terminalreporter.section("vagrant was not tested", yellow=True, bold=True)
-        missing = ", ".join(program for program in NEEDED if not proc.which(program))
-        terminalreporter.line(f"{count} tests were left out, for there is no {missing}: apt-get install {PACKAGES}")
+        terminalreporter.line(f"{count} tests were left out: {why_without_vagrant()}")
 
 
 @pytest.fixture(scope="session")
