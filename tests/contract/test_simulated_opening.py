@@ -4,6 +4,7 @@ No kernel is asked: libbpf does all of it in the process.
 """
 
 import ctypes
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from kmt import build, config
 from kmt.errors import CannotTellError
 from kmt.simulator import objects
 from kmt.simulator.kernel import SimulatedKernel
+from kmt.simulator.objects import Declared
 from kmt.simulator.opening import prepare
 from kmt.simulator.profile import recorded
 from kmt.simulator.uapi import map_number
@@ -159,6 +161,25 @@ def test_what_opening_does_and_is_not_simulated_is_told(built):
     for edit in (MapEdit(), MapEdit(max_entries=2)):
         with pytest.raises(CannotTellError, match=f"{data} is a section of data; its edits are not simulated"):
             prepare("maps", whole, LoadOptions(map_edits={data: edit}), CPUS)
+
+
+@pytest.mark.parametrize(
+    ("declared", "said"),
+    [
+        (Declared(99, 4, 4, 1, 0), "map new is of type 99, which is not known"),
+        (Declared(1, 4, 4, 1, 0x80), "map new is read only for programs, which is not simulated"),
+    ],
+)
+def test_maps_that_nobody_has_heard_of_are_told(built, declared, said):
+    whole = objects.parse(built["maps"])
+    with pytest.raises(CannotTellError, match=said):
+        prepare("maps", replace(whole, declared={**whole.declared, "new": declared}), LoadOptions(), CPUS)
+
+
+def test_questions_for_the_kernels_configuration_are_told(built):
+    asks = built["maps"].replace(b"an_array", b".kconfig")
+    with pytest.raises(CannotTellError, match=r"object maps asks for the kernel's configuration \(\.kconfig\)"):
+        prepare("maps", objects.parse(asks), LoadOptions(), CPUS)
 
 
 def damaged(image, what):
