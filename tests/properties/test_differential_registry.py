@@ -37,7 +37,7 @@ from kmt.simulator.profile import recorded
 pytestmark = [pytest.mark.thorough, pytest.mark.real, pytest.mark.requires("root")]
 
 SITUATIONS = int(os.environ.get("KMT_SITUATIONS", "0"))
-FEW = 25
+FEW = 15
 NAMES = ("liba.so", "libb.so", "small.so", "readme")
 """The third is too short for its uprobe."""
 OFFSET = 50
@@ -337,6 +337,24 @@ def runs(draw):
     return steps
 
 
+def after(word, *then):
+    """A process has a library, and then something happens."""
+    return [("begin", "p", "inner"), ("take", "p", word, "inner", "liba.so"), ("look", "p"), *then, ("look", "p")]
+
+
+ALWAYS = (
+    after("map", ("replace", "p", "inner", "liba.so")),
+    after("map", ("rename", "p", "inner", "liba.so"), ("attach", "p")),
+    after("map", ("delete", "p", "inner", "liba.so"), ("opened", "p", "inner", "liba.so")),
+    after("open", ("replace", "p", "inner", "liba.so")),
+    after("map", ("die", "p"), ("opened", "p", "inner", "liba.so"), ("ended", "p")),
+    after("map", ("end", "p"), ("sweep", "p"), ("attach", "p")),
+    after("map", ("take", "p", "map", "inner", "small.so"), ("attach", "p"), ("attach", "p"), ("detach", "p")),
+    after("map", ("rules", "p", 2), ("detach", "p"), ("detach", "p")),
+)
+"""Runs that each find something in the tree that is not as in the kernel, if it is not."""
+
+
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory):
     """Plays a run in both."""
@@ -367,6 +385,8 @@ def test_the_registry_comes_to_the_same(worlds, record_property):
         for at, (here, there) in enumerate(zip(real, simulated, strict=True)):
             assert here == there, f"step {at} of {steps}\n  real:      {here}\n  simulated: {there}"
 
+    for steps in ALWAYS:
+        compare(steps)
     number = max(FEW, SITUATIONS // 8)
     few = settings(max_examples=number, derandomize=not SITUATIONS, suppress_health_check=list(HealthCheck))
     few(given(runs())(compare))()
