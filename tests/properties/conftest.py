@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-REAL = ("test_differential.py", "test_differential_registry.py")
+REAL = ("test_differential.py",)
 
 
 def pytest_collection_modifyitems(config, items):
