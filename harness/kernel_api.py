@@ -167,6 +167,14 @@ class LoadedObject(Protocol):
         """Take it off again; does nothing where it is not attached."""
         ...
 
+    def detach_all(self, *, wait: bool = True) -> None:
+        """Take off again all that is attached where its section says, or to an event.
+
+        Without ``wait`` what ran when it was called has run to its end, and the kernel takes the programs off by itself
+        later, where it can: until then it goes on calling them, also when this process has ended.
+        """
+        ...
+
     def attach_uprobe(self, program: str, file: str, offset: int) -> Attachment:
         """Attach a program of section ``uprobe`` or ``uretprobe`` to a function of all who map ``file``.
 

@@ -35,7 +35,8 @@
 	SEC(section)                                                                     \
 	int BPF_PROG(program, arguments)                                                 \
 	{                                                                                \
-		work;                                                                    \
+		if (!is_over())                                                          \
+			work;                                                            \
 		return 0;                                                                \
 	}
 

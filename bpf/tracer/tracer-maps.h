@@ -72,7 +72,8 @@ struct {
 	__uint(max_entries, 1);
 } telemetry SEC(".maps");
 
-/* Which families new connections are followed of, 1 << (2 * UDP + IPv6); user space may change it at any time. */
+/* Which families new connections are followed of, 1 << (2 * UDP + IPv6), or OVER; user space may change it at any time. */
+#define OVER (1U << 31)
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__type(key, __u32);
@@ -95,6 +96,14 @@ static __always_inline bool is_collected(const struct conn_tuple *tuple)
 	__u32 udp = !(tuple->metadata & CONN_TCP), v6 = !!(tuple->metadata & CONN_V6);
 
 	return families && (*families >> (2 * udp + v6) & 1);
+}
+
+/* The tracer has ended: its programs do nothing any more, for as long as the kernel still calls them. */
+static __always_inline bool is_over(void)
+{
+	__u32 zero = 0, *families = bpf_map_lookup_elem(&collected, &zero);
+
+	return families && *families & OVER;
 }
 
 /* The current process as its pid namespace knows it, thread in the low half; 0 if it is in another namespace. */

@@ -47,6 +47,7 @@ def run(options: argparse.Namespace) -> int:
         )
         while not told(_STEP):
             _tell(session, options)
+        session.close(wait=False)
     _tell(session, options)
     common.line(event="stopped")
     return 0

@@ -52,6 +52,7 @@ def run(options: argparse.Namespace) -> int:
         else:
             fargate = (lambda: True) if options.tracer == "fentry" else (lambda: on_fargate(os.environ))
             tracer = stack.enter_context(new_tracer(kernel, settings, fargate=fargate))
+        stack.callback(tracer.stop, wait=False)
         (_lines if options.json else _table)(tracer, options)
     return 0
 

@@ -78,6 +78,19 @@ class UprobeMultiOptions(c.Structure):
     )
 
 
+class MapOptions(c.Structure):
+    """``struct bpf_map_create_opts`` up to the field that we set."""
+
+    _fields_ = (
+        ("sz", c.c_size_t),
+        ("btf_fd", c.c_uint32),
+        ("btf_key_type_id", c.c_uint32),
+        ("btf_value_type_id", c.c_uint32),
+        ("btf_vmlinux_value_type_id", c.c_uint32),
+        ("inner_map_fd", c.c_uint32),
+    )
+
+
 class ProgramInfo(c.Structure):
     """``struct bpf_prog_info`` (linux/bpf.h) up to the field that we read."""
 
@@ -112,6 +125,9 @@ _FUNCTIONS: dict[str, tuple[object, ...]] = {
     "bpf_program__attach_perf_event": (Pointer, Pointer, c.c_int),
     "bpf_program__attach_uprobe_opts": (Pointer, Pointer, c.c_int, c.c_char_p, c.c_size_t, Pointer),
     "bpf_link__destroy": (c.c_int, Pointer),
+    "bpf_link__fd": (c.c_int, Pointer),
+    "bpf_obj_pin": (c.c_int, c.c_int, c.c_char_p),
+    "bpf_map_create": (c.c_int, c.c_int, c.c_char_p, c.c_uint32, c.c_uint32, c.c_uint32, Pointer),
     "bpf_map__name": (c.c_char_p, Pointer),
     "bpf_map__fd": (c.c_int, Pointer),
     "bpf_map__type": (c.c_int, Pointer),

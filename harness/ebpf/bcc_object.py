@@ -88,6 +88,12 @@ class BccObject:
                 self._attached.remove(program)
                 self._call("detach", *self._where[program], "")
 
+    def detach_all(self, *, wait: bool = True) -> None:
+        """Take off again all that is attached, at once in any case."""
+        with self._lock:
+            for program in list(self._attached):
+                self.detach(program)
+
     def attach_uprobe(self, program: str, file: str, offset: int) -> NoReturn:
         """Refused: its programs are attached where their names say."""
         raise SettingsError(f"program {program} of BCC is attached where its name says, not to {file}")

@@ -13,10 +13,10 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 
-from harness.ebpf import abi, opening, verifier
+from harness.ebpf import abi, opening, release, verifier
 from harness.ebpf.buffers import PerfBuffer, RingBuffer
 from harness.ebpf.maps import RINGBUF, BpfMap
 from harness.errors import BpfError, ClosedError, SettingsError, VerifierError
@@ -97,6 +97,20 @@ class BpfObject:
             link = self._links.pop(program, None)
             if link is not None:
                 abi.library().bpf_link__destroy(link)
+
+    def detach_all(self, *, wait: bool = True) -> None:
+        """Take off again all that is attached where its section says, or to an event.
+
+        Without ``wait`` what ran when it was called has run to its end, and the kernel takes the programs off by itself
+        later, where it can: see ``release.py``.
+        """
+        with self._lock, ExitStack() as stack:
+            if not wait and self._links:
+                release.wait_for_programs()
+                links = [abi.library().bpf_link__fd(link) for link in self._links.values()]
+                stack.enter_context(release.by_the_kernel(links))
+            for program in list(self._links):
+                self.detach(program)
 
     def attach_uprobe(self, program: str, file: str, offset: int) -> Attached:
         """Attach a program of section ``uprobe`` or ``uretprobe`` to a function of all who map ``file``.
@@ -187,8 +201,7 @@ class BpfObject:
     def close(self) -> None:
         """Detach all, free buffers, maps and programs; a second time does nothing."""
         with self._lock:
-            for program in list(self._links):
-                self.detach(program)
+            self.detach_all()
             for attached in list(self._attached):
                 attached.close()
             # A buffer's end deletes from its map by descriptor, which must still be that map's.

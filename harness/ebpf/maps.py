@@ -12,7 +12,7 @@ from harness.ebpf import abi
 from harness.errors import BpfError, ClosedError, SettingsError
 
 HASH, ARRAY, PERF_EVENT_ARRAY, PERCPU_HASH, PERCPU_ARRAY = 1, 2, 4, 5, 6
-LRU_HASH, LRU_PERCPU_HASH, RINGBUF = 9, 10, 27
+LRU_HASH, LRU_PERCPU_HASH, ARRAY_OF_MAPS, RINGBUF = 9, 10, 12, 27
 """Numbers of ``enum bpf_map_type`` (linux/bpf.h)."""
 
 _HASHES = frozenset({HASH, PERCPU_HASH, LRU_HASH, LRU_PERCPU_HASH})

@@ -83,6 +83,7 @@ class Session:
         self._lock = Lock()
         self._stopping = Event()
         self._started = False
+        self._wait = True
         self._stack = ExitStack()
 
     def start(self) -> None:
@@ -100,10 +101,15 @@ class Session:
                 self._stack.close()
                 raise
 
-    def close(self) -> None:
-        """Stop polling, then watching and tracing; a second time does nothing."""
+    def close(self, *, wait: bool = True) -> None:
+        """Stop polling, then watching and tracing; a second time does nothing.
+
+        Without ``wait`` the kernel may be left to take off the tracer's programs, which do nothing any more: for who
+        ends anyway.
+        """
         self._stopping.set()
         with self._lock:
+            self._wait = wait
             self._stack.close()
 
     def __enter__(self) -> Session:
@@ -271,7 +277,7 @@ class Session:
         self._stopping.set()
         drain.join()
         try:
-            tracer.stop()
+            tracer.stop(wait=self._wait)
         except HarnessError as error:
             _log.warning("the tracer's programs: %s", error)
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from collections.abc import Callable
 from typing import BinaryIO
 
@@ -23,6 +24,8 @@ from harness.tracer.settings import TracerSettings
 from harness.tracer.tracer import Tracer, Way
 
 MODULE = "tracer-fentry"
+_OVER = struct.pack("<I", 1 << 31)
+"""OVER of ``bpf/tracer/tracer-maps.h``."""
 
 __all__ = ["MODULE", "Tracer", "TracerSettings", "load_tracer"]
 
@@ -46,10 +49,11 @@ class Attached:
         if self._again:
             self._loaded.detach(program)
 
-    def detach_all(self) -> None:
-        """Take all off, for good."""
-        for program in self._loaded.programs:
-            self._loaded.detach(program)
+    def detach_all(self, wait: bool) -> None:
+        """Take all off, for good. Without ``wait`` they do nothing any more, and the kernel takes them off later."""
+        if not wait:
+            self._loaded.maps["collected"].put(bytes(4), _OVER)
+        self._loaded.detach_all(wait=wait)
 
     def _can_attach_again(self) -> bool:
         tried = probes.AGAIN.program

@@ -72,8 +72,9 @@ class Attached:
             finally:
                 event.remove()
 
-    def detach_all(self) -> None:
-        """Take all off. A kernel that was locked down meanwhile lets no event go: then the last error is raised."""
+    def detach_all(self, _wait: bool = True) -> None:
+        """Take all off, here and now. A kernel that was locked down meanwhile lets no event go: then the last error is
+        raised."""
         with ExitStack() as stack:
             for program in self._loaded.programs:
                 stack.callback(self.detach, program)

@@ -40,14 +40,15 @@ Flow = tuple[int, int, int]
 @dataclass(frozen=True)
 class Way:
     """How a kind of tracer listens: ``programs`` says which are to be attached for which settings, ``missed`` how often
-    one of them could not run, ``close`` takes all off, and away what is in the kernel besides the object."""
+    one of them could not run, ``close`` takes all off (given False: they do nothing any more, and the kernel takes them
+    off later), and away what is in the kernel besides the object."""
 
     kind: str
     programs: Callable[[TracerSettings], tuple[str, ...]]
     attach: Callable[[str], None]
     detach: Callable[[str], None]
     missed: Callable[[], int]
-    close: Callable[[], None]
+    close: Callable[[bool], None]
 
 
 class Tracer:
@@ -130,11 +131,15 @@ class Tracer:
         with self._lock:
             return self._way.missed()
 
-    def stop(self) -> None:
-        """Take the programs off. What they have seen and counted can be read until the close; nothing is added."""
+    def stop(self, *, wait: bool = True) -> None:
+        """Take the programs off. What they have seen and counted can be read until the close; nothing is added.
+
+        Some kernels take seconds for it. Without ``wait`` they do it when this has returned, be this process there or
+        not, and until it is done they call programs that do nothing any more.
+        """
         with self._lock:
             self.programs = ()
-            self._way.close()
+            self._way.close(wait)
 
     def close(self) -> None:
         """Take the programs out of the kernel; a second time does nothing."""

@@ -118,6 +118,12 @@ class SimulatedObject:
                 with suppress(OSError):
                     os.close(descriptor)
 
+    def detach_all(self, *, wait: bool = True) -> None:
+        """Take off again all that is attached where its section says, or to an event; here at once in any case."""
+        with self._lock:
+            for program in list(self._attached):
+                self.detach(program)
+
     def attach_uprobe(self, program: str, file: str, offset: int) -> Attachment:
         """Attach a program of section ``uprobe`` or ``uretprobe`` to a function of all who map ``file``."""
         where = f"{file} at {offset:#x}"
@@ -195,8 +201,7 @@ class SimulatedObject:
     def close(self) -> None:
         """Detach all, free buffers, maps and programs; a second time does nothing."""
         with self._lock:
-            for program in list(self._attached):
-                self.detach(program)
+            self.detach_all()
             self._places.clear()
             for buffer in self._buffers.values():
                 buffer.close()

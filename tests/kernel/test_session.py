@@ -213,11 +213,16 @@ def test_a_pushed_rule_counts_plaintext(session, site, tmp_path):
 
 
 def test_the_agent_by_hand(site, tmp_path, bpf_dir, loaded, left_behind, record_property):
-    """``python -m harness run``: metrics to read, SIGTERM to end it, and then nothing of it is left in the kernel."""
+    """``python -m harness run``: metrics to read, SIGTERM to end it, and then nothing of it is left in the kernel.
+
+    With the tracer whose programs the kernel takes off when the process has gone.
+    """
     config = tmp_path / "session.toml"
     (tmp_path / "token").write_text(TOKEN)
     config.write_text(
         f"""
+        [tracer]
+        kind = "fentry"
         [remote]
         url = "{site.url}"
         ca = "{site.certificates / "ca.pem"}"
@@ -236,7 +241,7 @@ def test_the_agent_by_hand(site, tmp_path, bpf_dir, loaded, left_behind, record_
     with left_behind(), agent(config, bpf_dir) as process:
         started = json.loads(process.stdout.readline())
         assert started["event"] == "started"
-        assert started["tracer"].startswith("kprobe"), "this is no Fargate"
+        assert started["tracer"].startswith("fentry")
         assert started["debug"] == f"unix:{tmp_path}/debug"
         wait_for(lambda: applied(site, "by hand") == [ACKNOWLEDGED])
         metrics = scrape(f"{tmp_path}/debug")
@@ -245,11 +250,14 @@ def test_the_agent_by_hand(site, tmp_path, bpf_dir, loaded, left_behind, record_
         wait_for(lambda: value(scrape(f"{tmp_path}/debug"), "tracer__tcp_closed_total") >= 2)
         assert value(metrics, "tracer__events_lost_total") == 0
         assert {kind for kind, _ in loaded() - others} >= {"prog", "map"}
+        last = tcp.exchange(11, 21)
         begun = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        *closed, stopped = process.stdout
-        assert {json.loads(line)["event"] for line in closed} == {"closed"}
-        assert json.loads(stopped)["event"] == "stopped"
+        *closed, stopped = map(json.loads, process.stdout)
+        assert {line["event"] for line in closed} == {"closed"}
+        sources = [line["source"] for line in closed]
+        assert [sources.count(f"{address}:{port}") for address, port in (last.client, last.server)] == [1, 1], sources
+        assert stopped["event"] == "stopped"
         assert process.wait() == 0
         record_property("sigterm_seconds", round(time.monotonic() - begun, 3))
     assert (tmp_path / "kept" / "state.json").exists()

@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from waiting import wait_for
 
 from fixtures.workloads import tcp, udp
-from harness.ebpf import core, kprobes
+from harness.ebpf import core, kprobes, release
 from harness.ebpf.btf import ResultCode
 from harness.ebpf.fallback import Stage
 from harness.ebpf.kprobes import KprobeEvent
@@ -83,6 +84,44 @@ def test_nothing_stays_when_attaching_fails(live, settings, monkeypatch):
 def test_the_kernel_says_what_it_has(kernel):
     assert kernel.api.probe(Feature.BTF) is True
     assert kernel.api.probe(Feature.FENTRY) is True
+
+
+def traced():
+    """Kernel functions that programs are attached to."""
+    lines = Path("/sys/kernel/tracing/enabled_functions").read_text().splitlines()
+    return {line.split()[0] for line in lines} & probes.functions()
+
+
+@TRAMPOLINE
+def test_who_does_not_wait_leaves_programs_that_do_nothing(live, settings, loaded, monkeypatch, caplog):
+    """The kernel takes them off by itself, while the next tracer comes and sees what is its own. Where it cannot be
+    left to the kernel they are off when ``stop`` returns."""
+    before, some = loaded(), TracerSettings(collect_udp_v4=False, collect_udp_v6=False)
+    with load_tracer(live, settings, some, fargate=lambda: True) as ended:
+        tcp.exchange(3, 4)
+        ended.stop(wait=False)
+        tcp.exchange(5, 6)
+        assert sizes(ended.closed(0)) == [(3, 4), (4, 3)]
+        assert ended.counters().tcp_closed == 2
+    its_own = {item for item in loaded() - before if item[0] == "prog"}
+    with load_tracer(live, settings, some, fargate=lambda: True) as following:
+        tcp.exchange(7, 8)
+        assert sizes(following.closed(0)) == [(7, 8), (8, 7)]
+        wait_for(lambda: not its_own & loaded())
+        assert "tcp_close" in traced()
+        monkeypatch.setattr(release, "_file_system", refused)
+        with caplog.at_level("DEBUG", "harness.ebpf.release"):
+            following.stop(wait=False)
+        assert traced() == set()
+    assert "programs are taken off one by one: no right" in caplog.text
+
+
+def sizes(conns):
+    return sorted((conn.sent_bytes, conn.recv_bytes) for conn in conns if conn.pid == os.getpid())
+
+
+def refused():
+    raise PermissionError("no right")
 
 
 def events_of_ours():

@@ -69,8 +69,8 @@ class Tracer:
     def missed(self) -> int:
         return 12
 
-    def stop(self) -> None:
-        self.log.append("off")
+    def stop(self, *, wait: bool) -> None:
+        self.log.append("off" if wait else "off by the kernel")
         self.conns += self.at_the_end
         if self.refuses == "stop":
             raise BpfError("detach", 1)
@@ -240,6 +240,17 @@ def test_what_closes_while_the_session_does_can_be_taken_after_it(settings: Sett
         assert told.value == 0
     assert made.take_closed() == [1, 2, 3]
     assert told.value == 3
+
+
+def test_who_ends_anyway_does_not_wait_for_the_kernel(settings: Settings) -> None:
+    """And misses nothing by it."""
+    made, tracer = session(settings)
+    tracer.at_the_end = [1, 2, 3]
+    with made:
+        made.close(wait=False)
+        assert made.take_closed() == [1, 2, 3]
+        assert counted(made)["tcp_closed"] == 1 + 3
+    assert tracer.log[-2:] == ["off by the kernel", "unloaded"], "a second close adds nothing"
 
 
 def test_what_closed_is_told_though_a_program_does_not_come_off(
