@@ -106,7 +106,6 @@ class BpfObject:
         """
         with self._lock, ExitStack() as stack:
             if not wait and self._links:
-                release.wait_for_programs()
                 links = [abi.library().bpf_link__fd(link) for link in self._links.values()]
                 stack.enter_context(release.by_the_kernel(links))
             for program in list(self._links):

@@ -34,16 +34,18 @@ _libc = c.CDLL(None, use_errno=True)
 def by_the_kernel(links: Iterable[int]) -> Iterator[None]:
     """In it these descriptors of links are to be closed, which takes no time; at its end the kernel closes the links.
 
-    Where it may not be (no right to mount, no procfs), closing a descriptor takes as long as ever.
+    What ran before has come to its end when it begins. Where it may not be (no right to mount or to make a map, no
+    procfs), closing a descriptor takes as long as ever.
     """
     with ExitStack() as stack:
         try:
+            wait_for_programs()
             room = _file_system()
             stack.callback(os.close, room)
             for number, link in enumerate(links):
                 if status := abi.library().bpf_obj_pin(link, f"/proc/self/fd/{room}/{number}".encode()):
                     raise OSError(-status, os.strerror(-status))
-        except OSError as error:
+        except (OSError, BpfError) as error:
             _log.debug("programs are taken off one by one: %s", error)
         yield
 

@@ -7,6 +7,7 @@ that fails leaves nothing behind. Which programs: ``probes.py``. What runs then:
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import struct
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from harness.tracer.tracer import Tracer, Way
 MODULE = "tracer-fentry"
 _OVER = struct.pack("<I", 1 << 31)
 """OVER of ``bpf/tracer/tracer-maps.h``."""
+_log = logging.getLogger(__name__)
 
 __all__ = ["MODULE", "Tracer", "TracerSettings", "load_tracer"]
 
@@ -51,8 +53,12 @@ class Attached:
 
     def detach_all(self, wait: bool) -> None:
         """Take all off, for good. Without ``wait`` they do nothing any more, and the kernel takes them off later."""
-        if not wait:
-            self._loaded.maps["collected"].put(bytes(4), _OVER)
+        try:
+            if not wait:
+                self._loaded.maps["collected"].put(bytes(4), _OVER)
+        except BpfError as error:  # who gave up the right to change maps may close what is his all the same
+            _log.debug("the programs are taken off at once, for they cannot be told to do nothing: %s", error)
+            wait = True
         self._loaded.detach_all(wait=wait)
 
     def _can_attach_again(self) -> bool:

@@ -3,11 +3,13 @@
 On kernels: tests/kernel/test_tracer_loading.py.
 """
 
+import errno
 from pathlib import Path
 
 import pytest
 
 from harness.ebpf import release
+from harness.errors import BpfError
 
 UNLIKELY = (1 << 31) - 1
 """No descriptor."""
@@ -27,8 +29,19 @@ def test_what_the_kernel_refuses_is_closed_here(caplog):
     assert "programs are taken off one by one: " in caplog.text
 
 
+def test_where_no_map_can_be_made(monkeypatch, caplog):
+    def refused():
+        raise BpfError("making a map to wait for programs with", errno.EPERM)
+
+    monkeypatch.setattr(release, "wait_for_programs", refused)
+    with caplog.at_level("DEBUG", release.__name__), release.by_the_kernel([]):
+        pass
+    assert "programs are taken off one by one: making a map to wait for programs with: EPERM" in caplog.text
+
+
 def test_a_c_library_without_these_calls(monkeypatch, caplog):
     """As musl's, and glibc before 2.36."""
+    monkeypatch.setattr(release, "wait_for_programs", lambda: None)
     monkeypatch.setattr(release, "_libc", object())
     with caplog.at_level("DEBUG", release.__name__), release.by_the_kernel([]):
         pass
