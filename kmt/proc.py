@@ -71,10 +71,12 @@ def run(
     input: str | bytes | None = None,
     stdout: IO[bytes] | None = None,
     error: type[KmtError] = ProcessError,
+    undecodable: str = "replace",
 ) -> Completed:
     """Run to the end and return what it said. With ``check``, a bad status or a timeout raises ``error``.
 
     ``env`` is added to the environment; ``stdout`` sends standard output to an open file instead of returning it.
+    ``undecodable`` is how bytes of it that are no UTF-8 are decoded: ``surrogateescape`` for what are names of files.
     """
     words = _bound(argv)
     try:
@@ -94,7 +96,7 @@ def run(
     result = Completed(
         tuple(str(a) for a in argv),
         done.returncode,
-        (done.stdout or b"").decode(errors="replace"),
+        (done.stdout or b"").decode(errors=undecodable),
         (done.stderr or b"").decode(errors="replace"),
     )
     if check and result.status != 0:

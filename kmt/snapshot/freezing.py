@@ -38,13 +38,23 @@ def freeze(monitor: Monitor, deadline: Deadline) -> bytes:
 
 def thaw(monitor: Monitor, state: bytes, deadline: Deadline) -> None:
     """Have a machine that waits for it (``-incoming defer``) take that state; returns when its processors run."""
-    with _unnamed() as file:
+    with _unnamed() as file, _until(monitor, deadline):
         file.write(state)
         file.seek(0)
         monitor("migrate-set-capabilities", capabilities=_IGNORE_SHARED)
         monitor.pass_fd("kmt-state", file.fileno())
         monitor("migrate-incoming", uri="fd:kmt-state")
         monitor.wait_for("RESUME")
+
+
+@contextmanager
+def _until(monitor: Monitor, deadline: Deadline) -> Iterator[None]:
+    """Answers may take until then; afterwards as long as before."""
+    before, monitor.deadline = monitor.deadline, deadline
+    try:
+        yield
+    finally:
+        monitor.deadline = before
 
 
 @contextmanager

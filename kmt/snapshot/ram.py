@@ -12,6 +12,7 @@ import mmap
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
@@ -81,13 +82,14 @@ def _aligned(fd: int) -> Iterator[tuple[int, int]]:
 def copy(source: int, directory: Path) -> IO[bytes]:
     """A copy of the file as one without a name in ``directory``: it goes when it is closed, or with this process."""
     size = os.fstat(source).st_size
-    target = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115  (it is what is returned)
     try:
-        os.ftruncate(target.fileno(), size)
-        for start, length in pieces(source):
-            _copy_piece(source, target.fileno(), start, length)
+        with ExitStack() as stack:
+            target = stack.enter_context(tempfile.TemporaryFile(dir=directory))
+            os.ftruncate(target.fileno(), size)
+            for start, length in pieces(source):
+                _copy_piece(source, target.fileno(), start, length)
+            stack.pop_all()
     except OSError as error:
-        target.close()
         raise NoPlaceError(f"{directory}: guest memory could not be copied: {error.strerror}") from None
     return target
 

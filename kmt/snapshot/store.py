@@ -13,6 +13,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import stat
 import time
@@ -93,16 +94,31 @@ def opened(key: str) -> Iterator[Opened]:
     except OSError as error:
         raise SnapshotError(f"{room / 'ram'}: {error.strerror}") from None
     try:
+        yield Opened(fd, _checked(room, fd))
+    finally:
+        os.close(fd)
+
+
+def _checked(room: Path, fd: int) -> bytes:
+    """The device state of a snapshot whose files are as they were made."""
+    with _readable(room):
         record = _record(room)
         _check_ram(room, fd, record)
         state = (room / "state").read_bytes()
-        if hashlib.sha256(state).hexdigest() != record.state_sha256:
-            raise SnapshotError(f"{room / 'state'} is damaged: its hash is not the recorded one")
-        with suppress(OSError):
-            os.utime(room / "record.json")
-        yield Opened(fd, state)
-    finally:
-        os.close(fd)
+    if hashlib.sha256(state).hexdigest() != record.state_sha256:
+        raise SnapshotError(f"{room / 'state'} is damaged: its hash is not the recorded one")
+    with suppress(OSError):
+        os.utime(room / "record.json")
+    return state
+
+
+@contextmanager
+def _readable(room: Path) -> Iterator[None]:
+    """What cannot be read (another run drops it just now, the disk fails) is a snapshot that is broken."""
+    try:
+        yield
+    except OSError as error:
+        raise SnapshotError(f"{error.filename or room}: {error.strerror}") from None
 
 
 def make(
@@ -146,8 +162,13 @@ def _fill(work: Path, size: int, fill: Callable[[int, Path], bytes], kernel: str
 
 
 def discard(key: str) -> None:
-    """Drop a snapshot. Guests that run from it go on."""
-    shutil.rmtree(rooms() / key, ignore_errors=True)
+    """Drop a snapshot, all of it at once for whoever looks. Guests that run from it go on."""
+    room = rooms() / key
+    gone = room.with_name(f".{key}.{secrets.token_hex(4)}")
+    with suppress(OSError):
+        room.rename(gone)
+    for left in (gone, room):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def entries() -> list[Entry]:
@@ -166,7 +187,7 @@ def entries() -> list[Entry]:
 
 def verify(key: str) -> None:
     """Hash all of a snapshot, memory too. Raises SnapshotError when it is not as it was made."""
-    with opened(key) as snapshot:
+    with opened(key) as snapshot, _readable(rooms() / key):
         if ram.digest(snapshot.ram) != _record(rooms() / key).ram_sha256:
             raise SnapshotError(f"{rooms() / key / 'ram'} is damaged: its hash is not the recorded one")
 
@@ -194,14 +215,14 @@ def _check_ram(room: Path, fd: int, record: Record) -> None:
         raise SnapshotError(f"{room / 'ram'} was changed since it was made")
     # A copy of the cache, say: the same memory in another file.
     renewed = Record(**{**record.__dict__, "ram": found})
-    with published(room / "record.json") as work:
+    with suppress(OSError), published(room / "record.json") as work:  # or it is hashed again next time
         work.write_text(json.dumps(asdict(renewed), indent=1))
 
 
 def _bytes(room: Path) -> int:
     total = 0
-    for path in room.iterdir():
-        with suppress(OSError):
+    with suppress(OSError):
+        for path in room.iterdir():
             total += path.stat().st_blocks * 512
     return total
 

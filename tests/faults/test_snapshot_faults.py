@@ -88,6 +88,12 @@ def test_a_flipped_bit_in_the_device_state(own, fresh, tmp_path, caplog):
     assert not own.exists()
 
 
+def test_a_file_of_it_is_missing(own, fresh, tmp_path, caplog):
+    (own / "state").unlink()
+    boots(fresh, tmp_path, caplog, "state: No such file")
+    assert not own.exists()
+
+
 def rehashed(room, state):
     """Give a snapshot another device state that passes for its own."""
     (room / "state").write_bytes(state)

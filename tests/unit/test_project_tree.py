@@ -1,11 +1,15 @@
 import io
+import os
+import shutil
 import subprocess
 import tarfile
+import tempfile
+from pathlib import Path
 
 import pytest
 
 from kmt.errors import ConfigError
-from kmt.run.tree import survey, write_tar
+from kmt.run.tree import Tree, survey, write_tar
 
 
 @pytest.fixture
@@ -22,6 +26,21 @@ def project(tmp_path):
     with (root / "stray.bin").open("wb") as file:
         file.truncate(200 << 20)
     return root
+
+
+@pytest.fixture
+def nobodys(monkeypatch):
+    """A directory of a user that is not root, who this process is for a while: root may read everything."""
+    us = os.geteuid()
+    with tempfile.TemporaryDirectory() as name:
+        monkeypatch.setenv("HOME", name)
+        if us == 0:
+            os.chown(name, 65534, 65534)
+            os.seteuid(65534)
+        try:
+            yield Path(name)
+        finally:
+            os.seteuid(us)
 
 
 def members(tree):
@@ -79,6 +98,51 @@ def test_a_file_that_vanishes_in_between_is_no_error(project):
     tree = survey(project, 10)
     (project / "a b.py").unlink()
     assert "a b.py" not in members(tree)
+
+
+def tracked(root):
+    for command in (["init", "-q"], ["add", "."]):
+        subprocess.run(["git", *command], cwd=root, check=True)
+
+
+@pytest.mark.parametrize("with_git", [True, False])
+def test_a_name_that_is_no_utf8_travels(tmp_path, with_git):
+    name = os.fsdecode(b"caf\xe9.txt")
+    (tmp_path / name).write_text("latin")
+    (tmp_path / os.fsdecode(b"big\xe9")).write_bytes(b"x" * (2 << 20))
+    if with_git:
+        tracked(tmp_path)
+    tree = survey(tmp_path, 1)
+    assert tree.paths == (name,)
+    assert set(members(tree)) == {name}
+    assert tree.left_out == (r"big\udce9 (2 MiB is over the limit of 1 MiB)",)
+
+
+def test_a_directory_that_is_a_file_now_is_like_a_deleted_one(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").touch()
+    tracked(tmp_path)
+    before = survey(tmp_path, 1)
+    shutil.rmtree(tmp_path / "a")
+    (tmp_path / "a").touch()
+    assert survey(tmp_path, 1) == Tree(tmp_path, ("a",), ())
+    assert members(before) == {}
+
+
+@pytest.mark.parametrize("with_git", [True, False])
+def test_a_directory_that_may_not_be_read_stays_behind_and_is_named(nobodys, with_git):
+    (nobodys / "closed").mkdir()
+    (nobodys / "closed" / "file").touch()
+    (nobodys / "open").touch()
+    if with_git:
+        tracked(nobodys)
+    (nobodys / "closed").chmod(0)
+    tree = survey(nobodys, 1)
+    assert tree.paths == ("open",)
+    assert tree.left_out == (
+        ("closed/file (its directory is not readable)",) if with_git else ("closed (not readable)",)
+    )
+    (nobodys / "closed").chmod(0o755)
 
 
 def test_caches_and_virtual_environments_stay_without_git(tmp_path):

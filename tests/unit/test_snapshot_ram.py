@@ -85,6 +85,11 @@ class TestPlace:
             ram.check_place(tmp_path / "gone", 1 << 20)
 
 
+def test_a_copy_where_no_file_can_be_made_says_so(tmp_path):
+    with written([(5, b"x")]) as source, pytest.raises(NoPlaceError, match="gone: guest memory could not be copied"):
+        ram.copy(source.fileno(), tmp_path / "gone")
+
+
 def test_a_copy_that_finds_no_room_leaves_nothing_and_says_so(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -228,6 +228,54 @@ def test_two_runs_that_want_the_same_meet():
         assert snapshot.state == b"state"
 
 
+@pytest.mark.parametrize("name", ["state", "record.json", "ram"])
+def test_one_that_lacks_a_file_is_broken_and_no_more(name):
+    (make() / name).unlink()
+    damaged(f"{name}: .*No such file")
+    with pytest.raises(SnapshotError, match=name):
+        store.verify(KEY)
+    store.discard(KEY)
+    assert list(store.rooms().iterdir()) == []
+
+
+def test_what_cannot_be_read_is_broken():
+    state = make() / "state"
+    state.unlink()
+    state.mkdir()
+    damaged("state: Is a directory")
+
+
+def test_a_copy_whose_record_cannot_be_renewed_is_used_all_the_same(monkeypatch):
+    room = make()
+    shutil.copy(room / "ram", room / "copied")
+    (room / "copied").replace(room / "ram")
+
+    def full(target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store, "published", full)
+    with store.opened(KEY) as snapshot:
+        assert snapshot.state == b"state of devices"
+
+
+def test_an_error_of_who_has_it_open_is_not_the_snapshots():
+    make()
+    with pytest.raises(FileNotFoundError, match="mine"), store.opened(KEY):
+        raise FileNotFoundError(2, "mine")
+
+
+def test_a_drop_that_is_killed_midway_leaves_nothing_that_looks_like_one(monkeypatch):
+    make()
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        store.discard(KEY)
+    assert not store.exists(KEY)
+    assert store.entries() == []
+    assert len(list(store.rooms().iterdir())) == 1
+    make()
+    assert [room.name for room in store.rooms().iterdir()] == [KEY]
+
+
 def test_its_record_is_readable():
     said = json.loads((make() / "record.json").read_text())
     assert said["ram"]["size"] == SIZE
