@@ -1,4 +1,8 @@
-"""The pytest plugin that speaks for a guest: what was collected, what begins, every report."""
+"""The pytest plugin that speaks for a guest: what was collected, what begins, every report.
+
+Law: no test is lost for what it says. Markers travel only to who makes items of them, and never what a test is
+parametrized with; a report that is over the limit of a frame goes without what makes it so.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,12 @@ from typing import Any
 import pytest
 
 from . import fresh
-from .wire import Kind
+from .wire import Kind, WireError
 
 SECTION_LIMIT = 1 << 20
 """Characters of captured output, or of a reason, that travel in one report."""
+PROPERTY_LIMIT, PROPERTIES_LIMIT = 10_000, 100
+"""Characters of a property, and how many of them, that travel in a report that was over the limit."""
 
 
 def _bounded(text: str) -> str:
@@ -46,12 +52,12 @@ class GuestReporter:
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Keep what could not be collected."""
         if report.failed:
-            self._errors.append({"id": report.nodeid, "text": report.longreprtext})
+            self._errors.append({"id": report.nodeid, "text": _bounded(report.longreprtext)})
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Tell the host all that is here, then keep what it asked for, in its order."""
-        found = [_description(item) for item in items]
+        found = [_description(item, markers=self._collect_only) for item in items]
         self._channel.send(Kind.COLLECTED, {"items": found, "errors": self._errors, "paused": self._pause})
         if self._collect_only:
             return
@@ -79,12 +85,33 @@ class GuestReporter:
         report.sections = [(title, _bounded(text)) for title, text in report.sections]
         if isinstance(report.longrepr, str):
             report.longrepr = _bounded(report.longrepr)
+        try:
+            self._send(report)
+        except WireError as error:
+            _reduce(report, str(error))
+            self._send(report)
+
+    def _send(self, report: pytest.TestReport) -> None:
         data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
         self._channel.send(Kind.REPORT, {"report": data})
 
 
-def _description(item: pytest.Item) -> dict[str, Any]:
-    markers = [{"name": m.name, "args": list(m.args), "kwargs": dict(m.kwargs)} for m in item.iter_markers()]
+def _reduce(report: pytest.TestReport, why: str) -> None:
+    """Leave its outcome, the reason as bounded text and small properties; say what became of the rest."""
+    if isinstance(report.longrepr, tuple):  # a skip: pytest asks for path, line and reason
+        path, line, reason = report.longrepr
+        report.longrepr = (path, line, _bounded(reason))
+    elif report.longrepr is not None:
+        report.longrepr = _bounded(report.longreprtext)
+    small = [pair for pair in report.user_properties if len(str(pair)) <= PROPERTY_LIMIT]
+    report.user_properties = small[:PROPERTIES_LIMIT]
+    report.sections = [("kmt", f"output, large properties and details were left out: {why}")]
+
+
+def _description(item: pytest.Item, *, markers: bool) -> dict[str, Any]:
+    """What the host is told of a test; with ``markers`` where it makes an item of it."""
+    wanted = [m for m in item.iter_markers() if m.name != "parametrize"] if markers else []
     path, line, name = item.location
+    marks = [{"name": m.name, "args": list(m.args), "kwargs": dict(m.kwargs)} for m in wanted]
     is_property = bool(getattr(getattr(item, "obj", None), "is_hypothesis_test", False))
-    return {"id": item.nodeid, "location": [path, line, name], "markers": markers, "property": is_property}
+    return {"id": item.nodeid, "location": [path, line, name], "markers": marks, "property": is_property}

@@ -1,0 +1,145 @@
+"""No test is lost for what it says: sessions that collect and tell a great deal, in processes of their own."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from kmt.guest.reporter import PROPERTIES_LIMIT, SECTION_LIMIT
+from kmt.guest.wire import LIMIT, Decoder, Kind
+
+CODE = """
+import json, sys
+from kmt.guest.runner import run_pytest
+from kmt.guest.wire import pack
+
+class Channel:
+    def __init__(self, file):
+        self.file = file
+    def send(self, kind, body):
+        self.file.write(pack(kind, body))
+    def wait(self, kind):
+        pass
+    def ask(self, body):
+        return []
+
+with open(sys.argv[1], "wb") as file:
+    sys.exit(run_pytest(json.load(sys.stdin), Channel(file)))
+"""
+
+
+@pytest.fixture
+def told(tmp_path):
+    """Run a file of tests as a guest does; the frames that came of it, by kind."""
+
+    def run(text, **more):
+        (tmp_path / "project").mkdir()
+        (tmp_path / "project" / "test_it.py").write_text(text)
+        request = {
+            "root": str(tmp_path / "project"),
+            "files": ["test_it.py"],
+            "options": ["-p", "no:hypothesispytest"],
+            "env": {"KMT_KERNEL": "x"},
+            "kernel": {"name": "x"},
+            "accelerator": "tcg",
+            "strict_skips": False,
+            **{"inifile": "", "ids": [], "collect_only": False, **more},
+        }
+        words = [sys.executable, "-c", CODE, str(tmp_path / "frames")]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        done = subprocess.run(
+            words, input=json.dumps(request), env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert "INTERNALERROR" not in done.stdout + done.stderr
+        found = {}
+        for frame in Decoder().feed((tmp_path / "frames").read_bytes()):
+            found.setdefault(frame.kind, []).append(frame.body)
+        return found
+
+    return run
+
+
+MANY = """
+import pytest
+
+@pytest.mark.requires("btf")
+@pytest.mark.parametrize("value", [f"{number:0100}" for number in range(600)])
+def test_one(value):
+    pass
+"""
+
+
+@pytest.mark.parametrize("collect_only", [False, True])
+def test_each_of_many_parameters_does_not_bring_all_the_others(told, collect_only):
+    frames = told(MANY, collect_only=collect_only)
+    (collected,) = frames[Kind.COLLECTED]
+    assert len(collected["items"]) == 600
+    assert len(json.dumps(collected)) < 1000 * 600
+    marks = [{"name": "requires", "args": ["btf"], "kwargs": {}}] if collect_only else []
+    assert all(item["markers"] == marks for item in collected["items"])
+
+
+HUGE = f"{LIMIT} + 1000"
+TALKING = f"""
+import pytest
+
+def test_message():
+    raise AssertionError("x" * ({HUGE}))
+
+def test_compared():
+    assert "x" * ({HUGE}) == "y"
+
+def test_properties(record_property):
+    record_property("small", 1)
+    record_property("large", "x" * ({HUGE}))
+    for number in range(1000):
+        record_property("some", number)
+
+def test_prints():
+    for _ in range(40):
+        print("x" * 100)
+
+def test_skipped():
+    pytest.skip("x" * ({HUGE}))
+
+@pytest.mark.xfail
+def test_expected():
+    raise AssertionError("x" * ({HUGE}))
+
+def test_after_them_all():
+    pass
+"""
+OUTCOMES = {
+    "test_message": "failed",
+    "test_compared": "failed",
+    "test_properties": "passed",
+    "test_prints": "passed",
+    "test_skipped": "skipped",
+    "test_expected": "skipped",
+    "test_after_them_all": "passed",
+}
+
+
+def test_a_report_over_the_limit_keeps_its_outcome_and_those_behind_it_run(told):
+    frames = told(TALKING, ids=[f"test_it.py::{name}" for name in OUTCOMES])
+    calls = {
+        body["report"]["nodeid"].rpartition("::")[2]: body["report"]
+        for body in frames[Kind.REPORT]
+        if body["report"]["when"] == "call"
+    }
+    assert {name: report["outcome"] for name, report in calls.items()} == OUTCOMES
+    reason = calls["test_message"]["longrepr"]
+    assert "raise AssertionError" in reason
+    assert "characters left out" in reason
+    assert len(reason) < SECTION_LIMIT + 100
+    assert "over the limit" in calls["test_message"]["sections"][0][1]
+    kept = calls["test_properties"]["user_properties"]
+    assert kept[:2] == [["small", 1], ["some", 0]]
+    assert len(kept) == PROPERTIES_LIMIT
+    path, line, why = calls["test_skipped"]["longrepr"]
+    assert path.endswith("test_it.py")
+    assert line > 0
+    assert "characters left out" in why
+    assert calls["test_prints"]["sections"] == [["Captured stdout call", ("x" * 100 + "\n") * 40]]
