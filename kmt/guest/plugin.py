@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from . import hookspecs, probes
+from . import fixtures, hookspecs, probes
 
 MARKERS = (
     "requires(*features, cpus=1): run only on kernels that have these features; cpus asks for that many processors",
@@ -89,14 +89,11 @@ class SharedPlugin:
         pluginmanager.add_hookspecs(hookspecs)
 
     def pytest_configure(self, config: pytest.Config) -> None:
-        """Describe the markers, so that ``--strict-markers`` and ``--markers`` know them."""
+        """Describe the markers, so that ``--strict-markers`` and ``--markers`` know them; have the fixture."""
         for line in MARKERS:
             config.addinivalue_line("markers", line)
-
-    @pytest.fixture(scope="session")
-    def kernel(self, pytestconfig: pytest.Config) -> KernelInfo:
-        """The kernel that this test runs on."""
-        return self._known(pytestconfig)
+        config.stash[fixtures.KNOWN] = self._known
+        config.pluginmanager.register(fixtures, "kmt-fixtures")
 
     def _known(self, config: pytest.Config) -> KernelInfo:
         if self._info.reach is _nothing:

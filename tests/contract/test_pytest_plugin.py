@@ -153,6 +153,17 @@ def test_without_kernel_tests_run_on_the_host(project):
     assert "1 passed" in project.run(kernel="").stdout
 
 
+@pytest.mark.parametrize("kernel", ["", "host"])
+def test_nothing_of_it_is_deprecated(project, kernel):
+    project.write("def test_here(kernel):\n    assert kernel.name == 'host'\n")
+    done = subprocess.run(
+        project.command("-W", "error", *(("--kernel", kernel) if kernel else ())),
+        cwd=project.root, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "1 passed" in done.stdout
+    assert done.returncode == 0
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
