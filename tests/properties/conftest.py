@@ -7,6 +7,8 @@ import os
 
 import pytest
 
+from kmt.simulator.facts import Fact, Sort
+
 REAL = ("test_differential.py",)
 
 
@@ -17,6 +19,13 @@ def pytest_collection_modifyitems(config, items):
     if mine:
         config.hook.pytest_deselected(items=mine)
         items[:] = [item for item in items if item.path.name not in REAL]
+
+
+def pytest_kmt_probe_simulated(feature, kernel):
+    """Whether it has the helper that the watcher's program cannot do without (Linux 5.5)."""
+    if feature == "probe_read_user_str":
+        return kernel.api.told.ask(Fact(Sort.HELPER, f"bpf_{feature}")).value is True
+    return None
 
 
 @pytest.fixture

@@ -398,5 +398,6 @@ class ThreadedWatcherMachine(WatcherMachine):
         assert not self.simulated or self.simulated.objects == ()
 
 
+@pytest.mark.requires("probe_read_user_str")
 class TestThreadedWatcher(OnKernel, ThreadedWatcherMachine.TestCase):
     settings = settings(stateful_step_count=20, max_examples=max(10, settings().max_examples // 5))
