@@ -28,6 +28,7 @@ from kmt.hints import task
 from kmt.paths import PACKAGE, cache, cache_base, older_layouts
 
 PACKAGES = PACKAGE / "vms" / "packages.txt"
+FOR_VAGRANT = PACKAGE / "vms" / "packages-vagrant.txt"
 SPACE_MB = 6000
 """What five kernels, the image, the compiler and a run's leftovers take, with air."""
 MEMORY_MB = 1800
@@ -92,6 +93,7 @@ def findings(root: Path) -> Iterator[Finding]:
         ("memory", _memory),
         ("disk", _disk),
         ("cache", _cache),
+        ("vagrant", lambda: _vagrant(root)),
         ("project", lambda: _project(root)),
     )
     for what, check in checks:
@@ -114,6 +116,20 @@ def _packages() -> Finding:
     names = " ".join(package.name for package in missing)
     said = "missing: " + "; ".join(f"{package.name} ({package.why})" for package in missing)
     return Finding("packages", False, said, _as_root(f"apt-get install {names}"))
+
+
+def _vagrant(root: Path) -> Finding:
+    """What that backend needs; it is wanted, and what is missing bad, where the project's backend is it."""
+    wanted = config.load(root).backend == "vagrant"
+    missing = [package.name for package in packages(FOR_VAGRANT.read_text()) if not package.present()]
+    if missing:
+        said = f"missing: {' '.join(missing)}" + ("" if wanted else "; only the backend vagrant needs it")
+        mend = f"apt-get install --no-install-recommends {' '.join(missing)}"
+        return Finding("vagrant", False if wanted else None, said, _as_root(mend))
+    made = list(cache("vagrant", "boxes").glob("*.box"))
+    size = sum(path.stat().st_size for path in made) // 10**6
+    said = f"box {size} MB" if made else f"no box yet; {task('box')}, or the first run, makes it"
+    return Finding("vagrant", True, f"all that is needed; {said}")
 
 
 def _qemu() -> Finding:

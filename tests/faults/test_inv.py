@@ -193,6 +193,43 @@ def test_root_brings_the_lists_up_to_date_when_an_install_fails(ready, tmp_path)
     assert "kmt.doctor" in done.stderr
 
 
+VAGRANT = "libvirt-daemon-system  kmt-widget  runs machines\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "pyproject", "wanted"),
+    [
+        (["where"], "", False),
+        (["where", "--backend", "vagrant"], "", True),
+        (["where", "--", "--kernel-backend=vagrant"], "", True),
+        (["kmt.box"], "", True),
+        (["where"], '[tool.kmt]\nbackend = "vagrant"\n', True),
+        (["where"], '[tool.kmt]\nbackend = "qemu"\n', False),
+    ],
+)
+def test_vagrants_packages_are_for_those_who_ask_and_no_daemon_is_left_running(
+    ready, tmp_path, words, pyproject, wanted
+):
+    machine = Machine(tmp_path / "bin", ready, 0, apt=f'[ $1 != install ] || touch "{tmp_path}/bin/kmt-widget"; '
+                      f'chmod +x "{tmp_path}"/bin/*')  # fmt: skip
+    machine._script("systemctl", f'echo "systemctl $*" >>"{machine.log}"')
+    (ready / "vms/packages.txt").write_text("sh  sh  is there\n")
+    (ready / "vms/packages-vagrant.txt").write_text(VAGRANT)
+    stamp, before = ready / ".venv/.installed", (ready / "pyproject.toml").read_text()
+    made = stamp.read_text()
+    (ready / "pyproject.toml").write_text(before + pyproject)
+    stamp.write_text(made + pyproject)
+    try:
+        inv(ready, *words, path=machine.bin)
+    finally:
+        (ready / "pyproject.toml").write_text(before)
+        stamp.write_text(made)
+        (ready / "vms/packages-vagrant.txt").unlink()
+    installs = [line for line in machine.said() if line.startswith("apt-get install")]
+    assert [line.split()[-1] for line in installs] == ["libvirt-daemon-system"] * wanted
+    assert ("systemctl disable --now libvirtd.socket" in machine.said()) is wanted
+
+
 def test_without_a_terminal_nothing_is_asked(ready, tmp_path):
     machine = Machine(tmp_path / "bin", ready, 1000)
     done = inv(ready, "where", path=machine.bin)

@@ -7,6 +7,7 @@ from kmt import doctor, runs
 from kmt.archive import mirror
 from kmt.commands import cleaning
 from kmt.errors import ConfigError
+from kmt.paths import cache
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,7 +26,8 @@ def test_every_check_has_its_line_and_the_status_says_whether_any_failed():
     text, status = doctor.examine(ROOT)
     lines = [line for line in text.splitlines() if re.match(r"(ok|NO|--) ", line)]
     assert [line[4:20].strip() for line in lines] == [
-        "python", "packages", "qemu", "acceleration", "user namespaces", "mirror", "memory", "disk", "cache", "project",
+        "python", "packages", "qemu", "acceleration", "user namespaces", "mirror", "memory", "disk", "cache", "vagrant",
+        "project",
     ]  # fmt: skip
     assert status == int(any(line.startswith("NO") for line in lines))
 
@@ -99,3 +101,26 @@ def test_a_wrong_configuration_is_a_finding(tmp_path):
     (tmp_path / "pyproject.toml").write_text("[tool.kmt]\ncolour = 1\n")
     text, status = doctor.examine(tmp_path)
     assert (status, "colour" in text) == (1, True)
+
+
+def test_what_vagrant_lacks_is_bad_only_where_it_is_the_backend(tmp_path, monkeypatch):
+    listed = tmp_path / "packages-vagrant.txt"
+    listed.write_text("vagrant-tools kmt-no-such-command manages\ncoreutils ls lists\n")
+    monkeypatch.setattr(doctor, "FOR_VAGRANT", listed)
+    monkeypatch.setattr(doctor.os, "getuid", lambda: 0)
+    found = finding("vagrant")
+    assert (found.ok, "only the backend vagrant" in found.said) == (None, True)
+    assert found.mend == "apt-get install --no-install-recommends vagrant-tools"
+    (tmp_path / "pyproject.toml").write_text('[tool.kmt]\nbackend = "vagrant"\n')
+    found = next(f for f in doctor.findings(tmp_path) if f.what == "vagrant")
+    assert (found.ok, "coreutils" in found.said) == (False, False)
+
+
+def test_the_box_that_is_made_is_said(tmp_path, monkeypatch):
+    listed = tmp_path / "packages-vagrant.txt"
+    listed.write_text("coreutils ls lists\n")
+    monkeypatch.setattr(doctor, "FOR_VAGRANT", listed)
+    assert "no box yet" in finding("vagrant").said
+    box = cache("vagrant", "boxes") / "kmt-1.box"
+    box.write_bytes(bytes(3_000_000))
+    assert (finding("vagrant").ok, "box 3 MB" in finding("vagrant").said) == (True, True)
