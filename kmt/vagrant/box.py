@@ -51,9 +51,7 @@ def ensure_box(config: Config, progress: Progress = quiet) -> Box:
             _make(root, box, progress)
         if not installed(box).is_file():
             progress("box: vagrant box add", 2, 3)
-            _vagrant("box", "add", "--name", box.name, "--provider", "libvirt", str(box.path))
-            if not installed(box).is_file():
-                raise ImageError(f"{box.path} is no box that Vagrant takes", hint="remove it, and run this again")
+            _add(box)
         _remove_older(box)
     progress("box: ready", 3, 3)
     return box
@@ -103,6 +101,16 @@ def _make(root: Path, box: Box, progress: Progress) -> None:
         proc.run(["tar", "-C", work.parent, "-cf", work, "metadata.json", _DISK], error=ImageError)
 
 
+def _add(box: Box) -> None:
+    try:
+        _vagrant("box", "add", "--name", box.name, "--provider", "libvirt", str(box.path))
+        said = "" if installed(box).is_file() else "it is not where Vagrant keeps boxes"
+    except ImageError as error:
+        said = error.message
+    if said:
+        raise ImageError(f"Vagrant does not take the box {box.path}: {said}", hint=f"rm {box.path}, and run this again")
+
+
 def _remove_older(box: Box) -> None:
     """Boxes that this one has replaced: those that nobody has made or used for a day."""
     for file in box.path.parent.glob(f"{PREFIX}*.box"):
@@ -115,7 +123,4 @@ def _remove_older(box: Box) -> None:
 
 def _vagrant(*words: str) -> None:
     env = {"VAGRANT_HOME": str(home()), "VAGRANT_CWD": str(home()), "VAGRANT_CHECKPOINT_DISABLE": "1"}
-    try:
-        proc.run(["vagrant", *words], env=env, timeout=_ADD_SECONDS, error=ImageError)
-    except ImageError as error:
-        raise rootfs.failure(f"vagrant {words[0]} {words[1]} failed", error.message.splitlines()[1:]) from None
+    proc.run(["vagrant", *words], env=env, timeout=_ADD_SECONDS, error=ImageError)

@@ -30,8 +30,12 @@ from kmt.paths import PACKAGE, cache
 POOL = "kmt"
 START_SECONDS = 30.0
 """What a libvirtd may take to its first answer: on a busy machine it was seen to take 6."""
+ROOMS = "s"
+"""Short, and so are the names in it: the paths of libvirt's sockets are made of them."""
 SOCKET_LIMIT = 107
 """(unix(7)) Bytes of a socket's path."""
+_LONGEST = f"domain-10-{'n' * 20}/monitor.sock"
+"""libvirt takes 20 characters of a machine's name for it."""
 PLACES = ("etc/libvirt", "var/lib/libvirt", "var/cache/libvirt", "var/log/libvirt", "run/libvirt")
 """What ``daemon.sh`` puts where libvirt looks."""
 _QEMU_CONF = """\
@@ -106,14 +110,14 @@ def need(*programs: str) -> None:
 def dead(room: Path) -> VmNeverStartedError:
     """The error for a daemon that is gone, with its last words."""
     log = room / _LOG
-    words = [line.split(" : ", 1)[-1] for line in log.read_text(errors="replace").splitlines()] if log.exists() else []
+    words = [line.split(" : ", 2)[-1] for line in log.read_text(errors="replace").splitlines()] if log.exists() else []
     said = f": {words[-1]}" if words else ""
     return VmNeverStartedError(f"libvirtd has ended{said}", hint=f"run it again; {task('doctor')} says what it needs")
 
 
 def sweep() -> list[Path]:
     """Remove the rooms of sessions that were killed; those that go on hold a lock on theirs."""
-    return [room for room in cache("vagrant", "rooms").iterdir() if _abandoned(room)]
+    return [room for room in cache("vagrant", ROOMS).iterdir() if _abandoned(room)]
 
 
 def _abandoned(room: Path) -> bool:
@@ -134,12 +138,12 @@ def _abandoned(room: Path) -> bool:
 @contextmanager
 def _room() -> Iterator[Path]:
     """A locked directory that goes away at the end."""
-    rooms = cache("vagrant", "rooms")
+    rooms = cache("vagrant", ROOMS)
     # Made and locked under another lock: nobody sweeps it in between.
     with (rooms.parent / "rooms.lock").open("w") as gate:
         fcntl.flock(gate, fcntl.LOCK_EX)
         sweep()
-        room = rooms / secrets.token_hex(4)
+        room = next(path for path in iter(lambda: rooms / secrets.token_hex(2), None) if not path.exists())
         room.mkdir(mode=0o700)
         lock = os.open(room, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -151,10 +155,10 @@ def _room() -> Iterator[Path]:
 
 
 def _configure(room: Path, system: bool) -> None:
-    for name in (*PLACES, "pool", "serial", "dotfile", "config/libvirt", "xdg-run"):
+    for name in (*PLACES, "pool", "serial", "dotfile", "c/libvirt"):
         (room / name).mkdir(parents=True)
-    (room / "xdg-run").chmod(0o700)
-    etc = room / ("etc/libvirt" if system else "config/libvirt")
+    (room / "run").chmod(0o700)
+    etc = room / ("etc/libvirt" if system else "c/libvirt")
     (etc / "qemu.conf").write_text(_QEMU_CONF + (_AS_ROOT if system else ""))
     (etc / "libvirtd.conf").write_text(_LIBVIRTD_CONF)
 
@@ -175,9 +179,9 @@ def _environment(room: Path, system: bool) -> dict[str, str]:
         "KMT_PREFIX": f"kmt-{room.name}-",
     }
     if not system:
-        places = {"CONFIG_HOME": "config", "CACHE_HOME": "cache", "DATA_HOME": "data", "RUNTIME_DIR": "xdg-run"}
+        places = {"CONFIG_HOME": "c", "CACHE_HOME": "cache", "DATA_HOME": "data", "RUNTIME_DIR": "run"}
         env |= {f"XDG_{key}": str(room / name) for key, name in places.items()}
-        if len(os.fsencode(room / "xdg-run/libvirt/libvirt-admin-sock")) > SOCKET_LIMIT:
+        if len(os.fsencode(room / "c/libvirt/qemu/lib" / _LONGEST)) > SOCKET_LIMIT:
             raise VmNeverStartedError(
                 f"{room} is too long a path for libvirt's sockets", hint="set KMT_CACHE to a shorter one"
             )
@@ -205,7 +209,7 @@ def _pool(session: Session) -> None:
     """The storage pool, made as soon as the daemon answers."""
     argv = [*session.prefix, "virsh", "--quiet", "pool-create-as", POOL, "dir", "--target", str(session.room / "pool")]
     # Before its socket is there, a command could meet the machine's own libvirtd.
-    socket = session.room / ("run" if session.prefix else "xdg-run") / "libvirt/libvirt-sock"
+    socket = session.room / "run/libvirt/libvirt-sock"
     give_up = time.monotonic() + START_SECONDS
     said = ""
     while time.monotonic() < give_up:
