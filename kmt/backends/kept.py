@@ -6,6 +6,7 @@ the artefacts are made new. Tests that ask for a pristine kernel get one of the 
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -22,7 +23,9 @@ from kmt.guest.wire import Kind, pack
 from kmt.hints import task
 from kmt.keeper import client
 from kmt.keeper.client import Lease
+from kmt.keeper.messages import Wanted
 from kmt.kernel import Kernel
+from kmt.paths import digest
 from kmt.runs import Seen
 
 
@@ -63,8 +66,8 @@ class KeptVm:
 class KeptBackend:
     """Leases what ``inner`` would launch from the keeper that ``keeper()`` finds; see ``kmt.backends.base.Backend``."""
 
-    def __init__(self, inner: Backend, keeper: Callable[[], Seen], accelerator: str) -> None:
-        self.inner, self._keeper, self._accelerator = inner, keeper, accelerator
+    def __init__(self, inner: Backend, keeper: Callable[[], Seen], accelerator: str, settings: Config) -> None:
+        self.inner, self._keeper, self._accelerator, self._settings = inner, keeper, accelerator, settings
         self._stay = ""
         self.name, self.simulated, self.shares_files = inner.name, inner.simulated, inner.shares_files
 
@@ -115,16 +118,23 @@ class KeptBackend:
             return
         keeper = self._keeper()
         self._stay = f"guests stay with run {keeper.record.id}; {task('stop')} {keeper.record.id} ends them"
-        with client.lease(keeper, kernel, machine, self._accelerator, self.name) as leased:
+        with client.lease(keeper, self._wanted(kernel, machine)) as leased:
             leased.channel.setblocking(True)
             if not self.shares_files:  # this machine may have been suspended since its last lease
                 leased.channel.sendall(pack(Kind.CLOCK, {"now": time.time()}))
             leased.channel.sendall(pack(Kind.HELLO))
             yield KeptVm(leased)
 
+    def _wanted(self, kernel: Kernel, machine: Machine) -> Wanted:
+        """The image and the disks are in the command line, by names that stand for what is in them."""
+        settings = self._settings
+        words = self.inner.command_line(kernel, machine, Path())
+        identity = digest(json.dumps([words, settings.packages, settings.requirements, settings.dump]))
+        return Wanted(kernel, machine, self._accelerator, self.name, identity, settings)
+
 
 def kept(inner: Backend, config: Config, accelerator: str, minutes: float) -> KeptBackend:
     """``inner`` by way of the project's keeper, which is started when there is none (KeeperError)."""
     if minutes <= 0:
         raise ConfigError(f"--kernel-keep must be more than 0 minutes, not {minutes:g}")
-    return KeptBackend(inner, partial(client.ensure, config.root, 60 * minutes), accelerator)
+    return KeptBackend(inner, partial(client.ensure, config.root, 60 * minutes), accelerator, config)

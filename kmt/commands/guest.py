@@ -87,7 +87,7 @@ def choose(root: Path, word: str, backend: str, accel: str) -> Chosen:
         programs = _programs(settings, kernel, progress)
     keeper = client.find(settings.root) if made.name in backends.KEPT else None
     if keeper is not None:
-        made = KeptBackend(made, lambda: keeper, accel or "auto")
+        made = KeptBackend(made, lambda: keeper, accel or "auto", settings)
     return Chosen(found[0].name, settings, made, kernel, machine, programs)
 
 

@@ -6,16 +6,15 @@ import signal
 import sys
 from pathlib import Path
 
-from kmt import config, runs
+from kmt import runs
 from kmt.keeper.server import Keeper
 
 
 def main() -> int:
     """Serve the project at ROOT until nothing is left to keep, or a signal comes."""
     root, idle = Path(sys.argv[1]), float(sys.argv[2])
-    settings = config.load(root)
     with runs.start([], ["kmt.keeper", str(root)]) as run:
-        keeper = Keeper(settings, run, idle)
+        keeper = Keeper(run, idle)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: keeper.stopping.set())
         keeper.serve()

@@ -12,24 +12,24 @@ from pathlib import Path
 from typing import Any
 
 from kmt import proc, runs
-from kmt.backends.base import Machine
-from kmt.keeper.messages import SOCKET, Connection, KeeperError, address, request
-from kmt.kernel import Kernel
+from kmt.keeper.messages import SOCKET, Connection, KeeperError, Wanted, address, request
 from kmt.paths import cache, locked
 
 START_SECONDS = 20.0
 
 
 def find(root: Path) -> runs.Seen | None:
-    """The project's keeper, where one lives."""
+    """The project's keeper, where one lives; ``root`` by whatever path."""
+    here = str(root.resolve())
     for run in reversed(runs.seen()):
-        if run.alive and run.record.cwd == str(root) and (run.dir / SOCKET).exists():
+        if run.alive and run.record.cwd == here and (run.dir / SOCKET).exists():
             return run
     return None
 
 
 def ensure(root: Path, idle_seconds: float) -> runs.Seen:
     """The project's keeper, started when there is none. Raises KeeperError with its last words."""
+    root = root.resolve()  # as the keeper's own directory will be
     name = hashlib.sha256(str(root).encode()).hexdigest()[:16]
     with locked(f"keeper-{name}"):
         found = find(root)
@@ -75,9 +75,7 @@ class Lease:
 
 
 @contextmanager
-def lease(
-    keeper: runs.Seen, kernel: Kernel, machine: Machine, accelerator: str, backend: str = "qemu"
-) -> Iterator[Lease]:
+def lease(keeper: runs.Seen, wanted: Wanted) -> Iterator[Lease]:
     """A guest of that kind. Given back when the ``with`` ends well; after an exception it is thrown away."""
     stream = socket.socket(socket.AF_UNIX)
     connection = Connection(stream)
@@ -85,7 +83,7 @@ def lease(
         try:
             with address(keeper.dir) as path:
                 stream.connect(path)
-            connection.send(request(kernel, machine, accelerator, backend))
+            connection.send(request(wanted))
             answer = connection.receive()
         except OSError as error:
             raise KeeperError(f"the keeper does not answer: {error.strerror}") from None

@@ -1,11 +1,10 @@
 """What keeper and lessee say: one JSON object a line, at most one descriptor with it.
 
 Laws: a message over ``LIMIT`` or one that is no object is a ``KeeperError``; the end of the connection is the end of
-the lease. The lessee asks for a guest (``kernel, machine, accelerator, backend``), the keeper answers
+the lease. The lessee says which guest it wants and by which settings (``Wanted``), the keeper answers
 ``{"guest": ...}`` with the guest's channel, or ``{"error": ...}``; it says ``{"death": ...}`` when the guest dies. A
-lessee that is done says
-``{"release": true}`` and hears ``{"released": true}``; one that just goes has its guest thrown away, for nobody knows
-what it left half done.
+lessee that is done says ``{"release": true}`` and hears ``{"released": true}``; one that just goes has its guest
+thrown away, for nobody knows what it left half done.
 """
 
 from __future__ import annotations
@@ -16,11 +15,12 @@ import select
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from kmt.backends.base import Machine
+from kmt.config import Config
 from kmt.errors import KmtError
 from kmt.kernel import Kernel
 
@@ -43,22 +43,52 @@ def address(room: Path) -> Iterator[str]:
         os.close(directory)
 
 
-def request(kernel: Kernel, machine: Machine, accelerator: str, backend: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Wanted:
+    """A guest as a lessee wants it. Two are alike when all but ``settings`` are equal: ``identity`` stands for those.
+
+    ``settings`` are the lessee's, for the project's may have changed since the keeper read them.
+    """
+
+    kernel: Kernel
+    machine: Machine
+    accelerator: str
+    backend: str
+    identity: str
+    """A digest of what the guest boots from, as its backend sees it."""
+    settings: Config
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What a guest must have in common with this to be lent."""
+        return self.kernel, self.machine, self.accelerator, self.backend, self.identity
+
+
+def request(wanted: Wanted) -> dict[str, Any]:
     """What a lessee asks for."""
-    plain = {key: _plain(value) for key, value in asdict(kernel).items()}
-    return {"kernel": plain, "machine": asdict(machine), "accelerator": accelerator, "backend": backend}
+    return {
+        "kernel": {key: _plain(value) for key, value in asdict(wanted.kernel).items()},
+        "machine": asdict(wanted.machine),
+        "accelerator": wanted.accelerator,
+        "backend": wanted.backend,
+        "identity": wanted.identity,
+        "settings": {key: _plain(value) for key, value in asdict(wanted.settings).items()},
+    }
 
 
-def requested(message: dict[str, Any]) -> tuple[Kernel, Machine, str, str]:
+def requested(message: dict[str, Any]) -> Wanted:
     """The other end of ``request``. Raises KeeperError."""
     try:
         said = dict(message["kernel"])
         for key in ("vmlinuz", "modules", "config", "btf"):
             said[key] = Path(said[key]) if said[key] is not None else None
         said["headers"] = tuple(Path(path) for path in said["headers"])
-        words = str(message["accelerator"]), str(message["backend"])
-        return Kernel(**said), Machine(**message["machine"]), *words
-    except (KeyError, TypeError, ValueError) as error:
+        accelerator, backend, identity = (str(message[key]) for key in ("accelerator", "backend", "identity"))
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in message["settings"].items()}
+        settings["root"] = Path(settings["root"])
+        machine = Machine(**message["machine"])
+        return Wanted(Kernel(**said), machine, accelerator, backend, identity, Config(**settings))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise KeeperError(f"a request without sense: {type(error).__name__}: {error}") from None
 
 

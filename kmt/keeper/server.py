@@ -1,8 +1,9 @@
 """The keeper's own process: owns guests, lends them, ends those that nobody wanted for a while.
 
 Laws: a guest is lent to one at a time and only when it was given back whole; every guest lives in the thread that
-launched it (QEMU dies with that thread) and ends when it idles longer than the limit, dies, or the keeper stops; a
-keeper without guests and lessees ends itself. Only this user can connect: the socket lies in a private directory.
+launched it (QEMU dies with that thread), is made by the settings of the lessee that it was launched for, and ends
+when it idles longer than the limit, dies, or the keeper stops; a keeper without guests and lessees ends itself. Only
+this user can connect: the socket lies in a private directory.
 """
 
 from __future__ import annotations
@@ -13,13 +14,11 @@ import time
 from contextlib import suppress
 
 from kmt import backends
-from kmt.backends.base import Backend, Machine, Vm
-from kmt.config import Config
+from kmt.backends.base import Backend, Vm
 from kmt.deadline import Deadline
 from kmt.errors import KmtError
 from kmt.guest.wire import Kind
-from kmt.keeper.messages import SOCKET, Connection, KeeperError, address, requested
-from kmt.kernel import Kernel
+from kmt.keeper.messages import SOCKET, Connection, KeeperError, Wanted, address, requested
 from kmt.run.link import Link
 from kmt.runs import Run
 
@@ -33,8 +32,8 @@ FOREVER = 10 * 365 * 86400.0
 class Guest:
     """One guest and its thread. ``lessee`` is the connection that has it now."""
 
-    def __init__(self, name: str, kernel: Kernel, machine: Machine, backend: Backend, run: Run) -> None:
-        self.name, self.key = name, (kernel, machine, backend)
+    def __init__(self, name: str, wanted: Wanted, backend: Backend, run: Run) -> None:
+        self.name, self.wanted, self._backend = name, wanted, backend
         self.lessee: Connection | None = None
         self.idle_since = time.monotonic()
         self.vm: Vm | None = None
@@ -58,7 +57,7 @@ class Guest:
         self._run.update(self.name, phase="kept", detail=detail)
 
     def _live(self) -> None:
-        kernel, machine, backend = self.key
+        kernel, machine, backend = self.wanted.kernel, self.wanted.machine, self._backend
         self._run.update(self.name, phase="booting")
         try:
             boot = Deadline(120 * backend.deadline_factor)
@@ -98,12 +97,11 @@ class Guest:
 class Keeper:
     """Guests by what they are. ``serve`` is the process's life."""
 
-    def __init__(self, config: Config, run: Run, idle_seconds: float) -> None:
-        self._config = config
+    def __init__(self, run: Run, idle_seconds: float) -> None:
         self._run = run
         self._idle = idle_seconds
         self._guests: list[Guest] = []
-        self._backends: dict[tuple[str, str], Backend] = {}
+        self._backends: dict[tuple[str, str, str], Backend] = {}
         self._mutex = threading.Lock()
         self._lessees = 0
         self._busy = time.monotonic()
@@ -148,7 +146,7 @@ class Keeper:
         try:
             asked = lessee.receive()
             if asked is not None:
-                self._lease(lessee, *requested(asked[0]))
+                self._lease(lessee, requested(asked[0]))
         except KmtError as error:
             with suppress(OSError):
                 lessee.send({"error": {"message": error.message, "hint": error.hint}})
@@ -160,8 +158,8 @@ class Keeper:
                 self._busy = time.monotonic()
             lessee.close()
 
-    def _lease(self, lessee: Connection, kernel: Kernel, machine: Machine, accelerator: str, backend: str) -> None:
-        guest = self._free(lessee, kernel, machine, (backend, accelerator))
+    def _lease(self, lessee: Connection, wanted: Wanted) -> None:
+        guest = self._free(lessee, wanted)
         whole = False
         try:
             guest.ready.wait()
@@ -182,25 +180,27 @@ class Keeper:
             else:
                 guest.ended.set()
 
-    def _free(self, lessee: Connection, kernel: Kernel, machine: Machine, runs_on: tuple[str, str]) -> Guest:
+    def _free(self, lessee: Connection, wanted: Wanted) -> Guest:
         """An idle guest of that kind, or a new one, taken for the lessee."""
         with self._mutex:
-            backend = self._backend(*runs_on)
             for guest in self._guests:
                 usable = guest.ready.is_set() and not guest.ended.is_set() and not guest.gone.is_set()
-                if guest.lessee is None and usable and guest.key == (kernel, machine, backend):
+                if guest.lessee is None and usable and guest.wanted.kind == wanted.kind:
                     guest.lessee = lessee
                     return guest
             names = {guest.name for guest in self._guests}
-            wanted = (kernel.name if n == 1 else f"{kernel.name}-{n}" for n in range(1, len(names) + 2))
-            guest = Guest(next(name for name in wanted if name not in names), kernel, machine, backend, self._run)
+            kernel = wanted.kernel.name
+            free = (kernel if n == 1 else f"{kernel}-{n}" for n in range(1, len(names) + 2))
+            name = next(name for name in free if name not in names)
+            guest = Guest(name, wanted, self._backend(wanted), self._run)
             guest.lessee = lessee
             self._guests.append(guest)
         guest.start()
         return guest
 
-    def _backend(self, name: str, accelerator: str) -> Backend:
-        if (name, accelerator) not in self._backends:
-            made = backends.get(name, config=self._config, accel=accelerator)
-            self._backends[name, accelerator] = made
-        return self._backends[name, accelerator]
+    def _backend(self, wanted: Wanted) -> Backend:
+        which = wanted.backend, wanted.accelerator, wanted.identity
+        if which not in self._backends:
+            made = backends.get(wanted.backend, config=wanted.settings, accel=wanted.accelerator)
+            self._backends[which] = made
+        return self._backends[which]

@@ -1,5 +1,6 @@
 """Guests that outlive their run: leased, given back, thrown away, ended; with real guests."""
 
+import json
 import os
 import re
 import shutil
@@ -7,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
 import pexpect
 import psutil
@@ -17,7 +19,7 @@ from kmt import backends, config, runs
 from kmt.backends.kept import kept
 from kmt.errors import ConfigError, VmLostError
 from kmt.keeper import client
-from kmt.keeper.messages import LIMIT, SOCKET, Connection, KeeperError, address
+from kmt.keeper.messages import LIMIT, SOCKET, Connection, KeeperError, Wanted, address, request, requested
 
 pytestmark = pytest.mark.host_only
 
@@ -135,14 +137,38 @@ def test_nonsense_is_refused_and_the_keeper_goes_on(project, said):
 
 
 def test_a_kernel_that_cannot_boot_is_the_lessees_error(project, tmp_path):
-    from dataclasses import replace
-
-    settings = config.load(project)
     keeper = client.ensure(project, 60.0)
     broken = replace(kernel(), vmlinuz=tmp_path / "nothing")
-    with pytest.raises(KeeperError, match="the keeper has no guest"), client.lease(keeper, broken, SMALL, "auto"):
+    wanted = Wanted(broken, SMALL, "auto", "qemu", "", config.load(project))
+    with pytest.raises(KeeperError, match="the keeper has no guest"), client.lease(keeper, wanted):
         pass
-    assert settings.backend == "qemu"
+
+
+def test_a_project_by_way_of_a_link_has_the_same_keeper(project, tmp_path):
+    other = tmp_path / "link"
+    other.symlink_to(project)
+    run = client.ensure(other, 60.0)
+    assert client.find(other).record.id == client.find(project).record.id == run.record.id
+    assert client.ensure(project, 60.0).record.id == run.record.id
+
+
+def test_a_guest_of_settings_that_were_edited_is_not_lent(project, tmp_path):
+    with guest(tmp_path, made=backend(project)) as (vm, _):
+        before = vm.pid
+    with (project / "pyproject.toml").open("a") as file:
+        file.write("dump = true\nsnapshots = false\n")
+    with guest(tmp_path, made=backend(project)) as (vm, _):
+        edited = vm.pid
+        # As the settings of now say, not those of when the keeper began.
+        assert "vmcoreinfo" in psutil.Process(edited).cmdline()
+    assert "vmcoreinfo" not in psutil.Process(before).cmdline()
+    with guest(tmp_path, made=backend(project)) as (vm, _):
+        assert vm.pid == edited != before
+
+
+def test_what_is_wanted_arrives_as_it_was_said(project):
+    wanted = Wanted(kernel(), SMALL, "tcg", "qemu", "id", replace(config.load(project), warm=("json",), dump=True))
+    assert requested(json.loads(json.dumps(request(wanted)))) == wanted
 
 
 @pytest.mark.parametrize("minutes", [0, -1.0])
