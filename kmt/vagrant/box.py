@@ -48,7 +48,10 @@ def ensure_box(config: Config, progress: Progress = quiet) -> Box:
     box = named(root)
     with locked("vagrant-box"):
         if not box.path.is_file():
-            _make(root, box, progress)
+            try:
+                _make(root, box, progress)
+            except (ImageError, OSError) as error:
+                raise rootfs.failure("the box could not be made", str(error).splitlines()) from error
         if not installed(box).is_file():
             progress("box: vagrant box add", 2, 3)
             _add(box)

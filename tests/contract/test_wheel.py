@@ -56,6 +56,8 @@ def test_the_wheel_carries_what_is_no_code(wheel):
     for name in (
         "kmt/vms/kernels.toml",
         "kmt/vms/packages.txt",
+        "kmt/vms/Vagrantfile",
+        "kmt/vagrant/init.sh",
         "kmt/guest/init.sh",
         "kmt/profiles/6.1.json",
         "kmt/simulator/gates.toml",
