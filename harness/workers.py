@@ -1,7 +1,8 @@
 """Threads that run other people's callbacks, so that one which hangs holds up neither the giver nor the others.
 
-Laws: ``submit`` never blocks: it takes a job, or says no (no room, or stopped); every job taken runs once, those
-still queued at ``stop`` included; what a job raises is logged and ends nothing; ``stop`` may come from a job.
+Laws: ``submit`` never blocks: it takes a job, or says no (no room, no thread to be had, or stopped); every job taken
+runs once, those still queued at ``stop`` included; what a job raises is logged and ends nothing; ``stop`` may come from
+a job.
 The threads are daemons: a callback that hangs for ever does not keep the process from ending.
 """
 
@@ -35,13 +36,23 @@ class Workers:
         with self._changed:
             if self._stopped or (self._room and len(self._jobs) >= self._room):
                 return False
+            if self._idle <= len(self._jobs) and len(self._threads) < self._most:
+                self._start_another()
+            if not self._threads:
+                return False
             self._jobs.append(job)
-            if self._idle < len(self._jobs) and len(self._threads) < self._most:
-                thread = threading.Thread(target=self._run, name=self.name, daemon=True)
-                self._threads.add(thread)
-                thread.start()
             self._changed.notify()
             return True
+
+    def _start_another(self) -> None:
+        """Start one more thread; where the system has no more, those that there are have to do."""
+        thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+        self._threads.add(thread)
+        try:
+            thread.start()
+        except RuntimeError as error:  # "can't start new thread"
+            self._threads.discard(thread)
+            _log.warning("%s: %s", self.name, error)
 
     def stop(self, seconds: float) -> bool:
         """Take no more, and wait for the threads (but not for the one that calls). False: some are still at it."""

@@ -98,8 +98,11 @@ static __always_inline int enter(const char *address)
 	struct open_at open = {};
 	long len = read_path(&open.path, address);
 
-	if (len == 0)
+	if (len == 0) {
+		/* Of an earlier call whose end was not seen: this one's end would tell it. */
+		bpf_map_delete_elem(&open_at_args, &thread);
 		return 0;
+	}
 	if (len > 0)
 		open.path.len = len;
 	else

@@ -178,8 +178,8 @@ class BtfLoader:
 def check(path: Path) -> None:
     """FormatError unless the file holds BTF: raw, or as a section of an ELF file, which libbpf reads for us."""
     with path.open("rb") as file:
-        data = file.read()
-    if data.startswith(b"\x7fELF"):
+        is_elf = file.read(4) == b"\x7fELF"
+    if is_elf:
         with abi.hearing():
             btf = abi.library().btf__parse_elf(os.fsencode(path), None)
         if not btf:
@@ -187,7 +187,7 @@ def check(path: Path) -> None:
         abi.library().btf__free(btf)
         return
     try:
-        Btf.parse(data)
+        Btf.parse(path.read_bytes())
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from None
 

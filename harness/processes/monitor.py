@@ -14,6 +14,7 @@ Laws:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -188,7 +189,8 @@ class _Session:
                 for callback in callbacks:
                     self._call(callback, pid)
 
-        self._workers.submit(tell)
+        if not self._workers.submit(tell):
+            self._monitor._lost(len(running))
 
     def end(self) -> None:
         self._over.set()
@@ -239,8 +241,9 @@ class _Session:
                 del self._ending[pid]
                 self._tell(Kind.EXIT, pid)
             elif not born:
-                now = procfs.status(root, pid)
-                self._ending[pid] = now.born if now else 0
+                with contextlib.suppress(OSError):  # asked again at the next look
+                    now = procfs.status(root, pid)
+                    self._ending[pid] = now.born if now else 0
 
     def _tell(self, kind: Kind, pid: int) -> None:
         for callback in self._monitor._callbacks(kind):

@@ -30,10 +30,10 @@ def parse_status(stat: bytes) -> Status:
 
 
 def status(proc_root: str, pid: int) -> Status | None:
-    """How process ``pid`` is; None if there is none, or if it cannot be told."""
+    """How process ``pid`` is; None if there is none. OSError if that cannot be told: no descriptor left."""
     try:
         return parse_status(_read(f"{proc_root}/{pid}/stat"))
-    except (OSError, ValueError):
+    except (*_GONE, ValueError):
         return None
 
 

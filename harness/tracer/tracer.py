@@ -103,10 +103,10 @@ class Tracer:
 
     def counters(self) -> events.TracerCounters:
         """What the programs counted, losses among it."""
-        value = self._maps["telemetry"].get(_ZERO)
-        if value is None:
-            raise HarnessError("the tracer's map telemetry has no entry 0")
         with self._lock:
+            value = self._maps["telemetry"].get(_ZERO)
+            if value is None:
+                raise HarnessError("the tracer's map telemetry has no entry 0")
             counted = events.tracer_counters(value)
             return counted._replace(events_lost=counted.events_lost - self._batches.recovered)
 

@@ -185,7 +185,11 @@ class Tracking:
         return False
 
     def _born(self, pid: int) -> int | None:
-        status = procfs.status(self._proc_root, pid)
+        try:
+            status = procfs.status(self._proc_root, pid)
+        except OSError as error:
+            self._count(error)
+            return None
         if status is None:
             self.vanished.add()
             return None

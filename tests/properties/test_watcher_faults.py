@@ -77,8 +77,17 @@ def test_rules_that_are_none_change_nothing(world: ProcWorld) -> None:
         (lambda room: (room / "stat").write_bytes(b""), "vanished"),
         (lambda room: [(room / "maps").unlink(), (room / "maps").mkdir()], "failed"),
         (lambda room: [(room / "maps").unlink(), (room / "maps").symlink_to("maps")], "failed"),
+        (lambda room: [(room / "stat").unlink(), (room / "stat").symlink_to("stat")], "failed"),
     ],
-    ids=["no maps", "no stat", "a stat that is none", "an empty stat", "maps are a directory", "maps are a loop"],
+    ids=[
+        "no maps",
+        "no stat",
+        "a stat that is none",
+        "an empty stat",
+        "maps are a directory",
+        "maps are a loop",
+        "stat is a loop",
+    ],
 )
 def test_a_process_that_cannot_be_looked_at(world: ProcWorld, spoil: Callable[[object], object], counter: str) -> None:
     world.begin(1)
