@@ -1,6 +1,7 @@
 """Hypothesis in a guest: the host's example database, no deadline under emulation, a profile an accelerator.
 
-A project that registers a profile ``kmt-tcg``, ``kmt-kvm`` or ``kmt-none`` of its own gets that one.
+A project that registers a profile ``kmt-tcg``, ``kmt-kvm`` or ``kmt-none`` of its own gets that one, unless another
+is named (``--hypothesis-profile``). Only a number of examples that nobody chose is lowered under emulation.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from hypothesis.database import ExampleDatabase
 from hypothesis.errors import InvalidArgument
 
 EMULATED_EXAMPLES = 30
-"""Examples a property under emulation, where Python runs some 20 times slower; more by a profile of your own."""
+"""Examples a property under emulation, where Python runs some 20 times slower, unless something says how many."""
+UNCHOSEN_EXAMPLES = 100
+"""What Hypothesis runs where nobody said how many."""
 
 
 class HostDatabase(ExampleDatabase):
@@ -42,17 +45,23 @@ class HostDatabase(ExampleDatabase):
         self._call("delete", key, value)
 
 
-def use_profile(channel: Any, accelerator: str, name: str) -> None:
-    """Load the profile for this accelerator on top of the one in force (``name``, if the host was told one)."""
+def use_profile(channel: Any, accelerator: str, name: str, *, chosen: bool = False) -> None:
+    """Load the profile for this accelerator on top of the one in force (``name``, if the host was told one).
+
+    ``chosen``: the one in force was named on the command line, and counts more than the accelerator's.
+    """
     wanted = name or f"kmt-{accelerator}"
+    changes: dict[str, Any] = {}
     try:
-        parent = hypothesis.settings.get_profile(wanted)
-        changes: dict[str, Any] = {}
+        parent = None if chosen else hypothesis.settings.get_profile(wanted)
     except InvalidArgument:
+        parent = None
+    if parent is None:
         parent = hypothesis.settings.default or hypothesis.settings()
-        changes = {"deadline": None}
+        changes["deadline"] = None
         if accelerator == "tcg":
-            changes["max_examples"] = min(parent.max_examples, EMULATED_EXAMPLES)
+            if not chosen and parent.max_examples == UNCHOSEN_EXAMPLES:
+                changes["max_examples"] = EMULATED_EXAMPLES
             changes["suppress_health_check"] = [*parent.suppress_health_check, hypothesis.HealthCheck.too_slow]
     hypothesis.settings.register_profile(
         f"{wanted}-in-guest", parent, database=HostDatabase(channel), print_blob=True, **changes

@@ -47,7 +47,9 @@ class GuestReporter:
         if config.pluginmanager.has_plugin("hypothesispytest"):
             from .database import use_profile
 
-            use_profile(self._channel, self._accelerator, os.environ.get("KMT_HYPOTHESIS_PROFILE", ""))
+            chosen = config.getoption("--hypothesis-profile", default=None) is not None
+            name = os.environ.get("KMT_HYPOTHESIS_PROFILE", "")
+            use_profile(self._channel, self._accelerator, name, chosen=chosen)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Keep what could not be collected."""

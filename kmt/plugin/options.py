@@ -58,11 +58,19 @@ def _options(config: pytest.Config) -> Iterator[str]:
         yield from ("-W", warning)
     if getattr(option, "log_level", None):
         yield f"--log-level={option.log_level}"
-    if getattr(option, "hypothesis_seed", None) is not None:
-        yield f"--hypothesis-seed={option.hypothesis_seed}"
+    yield from _outcomes(option)
     for pair in getattr(option, "override_ini", None) or ():
         if not pair.startswith("addopts="):
             yield from ("-o", pair)
+
+
+def _outcomes(option: Any) -> Iterator[str]:
+    """What decides of outcomes where tests run: pytest's word on expected failures, and Hypothesis's."""
+    if getattr(option, "runxfail", False):
+        yield "--runxfail"
+    for name in ("seed", "profile", "verbosity"):
+        if (said := getattr(option, f"hypothesis_{name}", None)) is not None:
+            yield f"--hypothesis-{name}={said}"
 
 
 def _is_of_project(plugin: str, root: Path) -> bool:

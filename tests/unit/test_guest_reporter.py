@@ -1,65 +1,12 @@
 """No test is lost for what it says: sessions that collect and tell a great deal, in processes of their own."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
+from guest_sessions import told
 
 from kmt.guest.reporter import PROPERTIES_LIMIT, SECTION_LIMIT
-from kmt.guest.wire import LIMIT, Decoder, Kind
-
-CODE = """
-import json, sys
-from kmt.guest.runner import run_pytest
-from kmt.guest.wire import pack
-
-class Channel:
-    def __init__(self, file):
-        self.file = file
-    def send(self, kind, body):
-        self.file.write(pack(kind, body))
-    def wait(self, kind):
-        pass
-    def ask(self, body):
-        return []
-
-with open(sys.argv[1], "wb") as file:
-    sys.exit(run_pytest(json.load(sys.stdin), Channel(file)))
-"""
-
-
-@pytest.fixture
-def told(tmp_path):
-    """Run a file of tests as a guest does; the frames that came of it, by kind."""
-
-    def run(text, **more):
-        (tmp_path / "project").mkdir()
-        (tmp_path / "project" / "test_it.py").write_text(text)
-        request = {
-            "root": str(tmp_path / "project"),
-            "files": ["test_it.py"],
-            "options": ["-p", "no:hypothesispytest"],
-            "env": {"KMT_KERNEL": "x"},
-            "kernel": {"name": "x"},
-            "accelerator": "tcg",
-            "strict_skips": False,
-            **{"inifile": "", "ids": [], "collect_only": False, **more},
-        }
-        words = [sys.executable, "-c", CODE, str(tmp_path / "frames")]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        done = subprocess.run(
-            words, input=json.dumps(request), env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert "INTERNALERROR" not in done.stdout + done.stderr
-        found = {}
-        for frame in Decoder().feed((tmp_path / "frames").read_bytes()):
-            found.setdefault(frame.kind, []).append(frame.body)
-        return found
-
-    return run
-
+from kmt.guest.wire import LIMIT, Kind
 
 MANY = """
 import pytest
@@ -72,8 +19,8 @@ def test_one(value):
 
 
 @pytest.mark.parametrize("collect_only", [False, True])
-def test_each_of_many_parameters_does_not_bring_all_the_others(told, collect_only):
-    frames = told(MANY, collect_only=collect_only)
+def test_each_of_many_parameters_does_not_bring_all_the_others(tmp_path, collect_only):
+    frames = told(tmp_path, MANY, collect_only=collect_only)
     (collected,) = frames[Kind.COLLECTED]
     assert len(collected["items"]) == 600
     assert len(json.dumps(collected)) < 1000 * 600
@@ -122,8 +69,8 @@ OUTCOMES = {
 }
 
 
-def test_a_report_over_the_limit_keeps_its_outcome_and_those_behind_it_run(told):
-    frames = told(TALKING, ids=[f"test_it.py::{name}" for name in OUTCOMES])
+def test_a_report_over_the_limit_keeps_its_outcome_and_those_behind_it_run(tmp_path):
+    frames = told(tmp_path, TALKING, ids=[f"test_it.py::{name}" for name in OUTCOMES])
     calls = {
         body["report"]["nodeid"].rpartition("::")[2]: body["report"]
         for body in frames[Kind.REPORT]
