@@ -1,9 +1,9 @@
 """A pytest session with ``--kernel``: what is collected, what runs where, how it ends.
 
 Laws: each test that may run in guests becomes one item a kernel, everything else is deselected and counted; what
-the host cannot import is collected in the first real kernel's guest; in a suite with ``strict_skips`` a test that no
-kernel of the default matrix can run is an error. Options are ``pytest_plugin``'s, kernels ``rows``'s, events
-``replay``'s.
+the host cannot import is collected in the guest of the first real kernel that can be had; in a suite with
+``strict_skips`` a test that no kernel of the default matrix can run is an error. Options are ``pytest_plugin``'s,
+kernels ``rows``'s, events ``replay``'s.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from kmt.run.pool import Running
 from kmt.text import visible
 
 if TYPE_CHECKING:
-    from kmt.plugin.collect import GuestCollector
+    from kmt.plugin.collect import FirstThatCan
 
 NOWHERE = ("",)
 """The kernels of a test that may run in none."""
@@ -64,7 +64,7 @@ class MatrixPlugin:
         self._known: dict[str, set[str]] = {}
         self._events: queue.Queue[Event] = queue.Queue()
         self._backends: dict[str, Backend] = {}
-        self._collector: GuestCollector | None = None
+        self._collector: FirstThatCan | None = None
         self._stack = ExitStack()
         self._run: runs.Run | None = None
         self.results: list[KernelResult] = []
@@ -104,9 +104,9 @@ class MatrixPlugin:
         return report
 
     def _collect_in_guest(self, module: pytest.Module, report: pytest.CollectReport, names: list[str]) -> None:
-        row = next((row for row in self._rows if not row.simulated), None)
+        real = [row for row in self._rows if not row.simulated]
         # What cannot be imported here cannot be run here either, so simulated kernels have no use for it.
-        if row is None or not runs_in_guests(module, self._config.guest, self._config.root):
+        if not real or not runs_in_guests(module, self._config.guest, self._config.root):
             return
         if self._pytest.option.collectonly:  # boots nothing
             placeholder = KernelItem.from_parent(
@@ -115,19 +115,20 @@ class MatrixPlugin:
             found: list[KernelItem] = [placeholder]
         else:
             try:
-                if self._collector is None:
-                    from kmt.plugin.collect import GuestCollector
-
-                    self._collector = GuestCollector(
-                        row, self._backend(row), self._config, self._plan(), self._registered()
-                    )
+                self._collector = self._collector or self._collectors(real)
                 tests = self._collector.collect(module.nodeid)
             except KmtError as error:
-                report.longrepr = f"{report.longreprtext}\n\nnor in a guest of {row.name}: {error}"
+                report.longrepr = f"{report.longreprtext}\n\nnor in a guest of {error}"
                 return
             self._known[module.nodeid] = {test.id for test in tests}
             found = [i for test in tests for i in adopt(test, module, NOWHERE if test.is_host_only else names)]
         report.outcome, report.longrepr, report.result = "passed", None, list(found)
+
+    def _collectors(self, rows: Sequence[matrix.Row]) -> FirstThatCan:
+        from kmt.plugin.collect import FirstThatCan, GuestCollector
+
+        plan, run = self._plan(), self._registered()
+        return FirstThatCan([GuestCollector(row, self._backend(row), self._config, plan, run) for row in rows])
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
