@@ -7,7 +7,7 @@ import shlex
 import sys
 import tarfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ from kmt.run.guest import BPF_DIR, add_programs, environment, send_files
 from kmt.run.link import Link
 from kmt.run.shared import fetch
 from kmt.run.tree import Tree, add_tree, survey
+from kmt.text import visible
 
 BOOT_SECONDS = 30.0
 """For the console of ``kmt.shell``, with hardware virtualisation."""
@@ -194,7 +195,7 @@ def shell(root: Path, kernel: str, *, backend: str = "", accel: str = "", gdb: b
         try:
             run.update(chosen.name, phase="booting", console=directory / "console", vm_pid=console.pid)
             _boot(console, chosen, directory)
-            _move_in(console, root, lines, columns, chosen.env)
+            _move_in(console, chosen, root, lines, columns)
             run.update(chosen.name, phase="ready")
             print(f"{chosen.kernel.release}: {LEAVE} leaves, so does the end of the shell", flush=True)
             if debugger:
@@ -225,10 +226,14 @@ def _disk(file: Path) -> list[str]:
 def _boot(console: pexpect.spawn[bytes], chosen: Chosen, directory: Path) -> None:
     """Wait for the shell's prompt; VmNeverStartedError with the last line that came instead."""
     console.logfile_read = (directory / "console").open("wb", buffering=0)
+    _await(console, b"# ", chosen)
+
+
+def _await(console: pexpect.spawn[bytes], word: bytes, chosen: Chosen) -> None:
     seconds = BOOT_SECONDS * chosen.backend.deadline_factor
-    if console.expect_exact([b"# ", pexpect.EOF, pexpect.TIMEOUT], timeout=seconds) != 0:
-        said = (console.before or b"").decode(errors="replace").strip().splitlines()
-        raise VmNeverStartedError(f"no shell on the console of {chosen.name}: {said[-1] if said else 'no word'}")
+    if console.expect_exact([word, pexpect.EOF, pexpect.TIMEOUT], timeout=seconds) != 0:
+        said = visible((console.before or b"").decode(errors="replace").strip().rpartition("\n")[2].strip())
+        raise VmNeverStartedError(f"no shell on the console of {chosen.name}: {said or 'no word'}")
 
 
 def _pack(target: Path, tree: Tree, programs: Sequence[Path]) -> None:
@@ -238,14 +243,14 @@ def _pack(target: Path, tree: Tree, programs: Sequence[Path]) -> None:
         add_programs(tar, programs, under=BPF_DIR)
 
 
-def _move_in(console: pexpect.spawn[bytes], root: Path, lines: int, columns: int, env: Mapping[str, str]) -> None:
-    """Unpack the project at its own path in the guest and start a better shell there."""
-    where = shlex.quote(str(root))
+def _move_in(console: pexpect.spawn[bytes], chosen: Chosen, root: Path, lines: int, columns: int) -> None:
+    """Unpack the project at its own path in the guest and start a better shell there. VmNeverStartedError as above."""
+    where, env = shlex.quote(str(root)), chosen.env
     bpf = f"export KMT_BPF_DIR={env['KMT_BPF_DIR']}; " if "KMT_BPF_DIR" in env else ""
     find = 'for s in /sys/block/*/serial; do [ "$(cat $s)" = kmt-project ] && d=${s%/serial} && d=/dev/${d##*/}; done'
     start = (
         f"mkdir -p {where}; cd {where}; {find}; tar -C / -xf $d; {bpf}stty rows {lines} cols {columns}; exec bash; echo"
     )
     console.sendline(start)
-    console.expect_exact(b"exec bash; echo")
-    console.expect_exact([b"# ", pexpect.EOF, pexpect.TIMEOUT], timeout=BOOT_SECONDS)
+    for word in (b"exec bash; echo", b"# "):  # the echo of the command, and what comes of it
+        _await(console, word, chosen)
