@@ -35,8 +35,8 @@ from kmt.vagrant.cli import Vagrant, check_here
 from kmt.vagrant.machines import Entry
 
 Progress = Callable[[str, int, int], None]
-UP_SECONDS = 60.0
-"""For a box of somebody else's to come up, with hardware virtualisation; scaled without."""
+UP_SECONDS = 90.0
+"""For a machine to come up and its agent to start, with hardware virtualisation; scaled without."""
 IN_BOX = "in the box "
 """How the origin of a kernel begins that a box brings; what follows is the box's name."""
 AS_ROOT = ("sh", "-c", 'if [ "$(id -u)" = 0 ]; then exec "$@"; else exec sudo -n -- "$@"; fi', "sh", "python3")
@@ -131,9 +131,11 @@ class VagrantBackend:
         self, kernel: Kernel, machine: Machine, run_dir: Path, deadline: Deadline, *, checkpointable: bool = False
     ) -> Iterator[VagrantVm]:
         """Bring a machine up, connect and start the agent. Call it from the thread that keeps the ``with``."""
-        with self._connected(kernel, machine, run_dir, deadline) as (vm, name):
-            found = vm.greet(deadline.sooner(CONNECT_SECONDS * self.deadline_factor))
-            vm.take(self._config.requirements, found, deadline, own=name)
+        # A keeper's guests have no end of their own; what is awaited here has one (poll(2) takes 24 days at most).
+        begin = deadline.sooner(UP_SECONDS * self.deadline_factor)
+        with self._connected(kernel, machine, run_dir, begin) as (vm, name):
+            found = vm.greet(begin.sooner(CONNECT_SECONDS * self.deadline_factor))
+            vm.take(self._config.requirements, found, begin, own=name)
             yield vm
 
     @contextmanager

@@ -40,7 +40,7 @@ class VagrantVm(SshVm):
         self.name = target.host
         self._qemu: Qemu | None = None
         self._daemon: subprocess.Popen[bytes] | None = None
-        self._ended_at = 0.0
+        self._ended = False
 
     def belongs_to(
         self, qemu: Qemu | None, daemon: subprocess.Popen[bytes], accelerator: str, *, restored: bool
@@ -62,8 +62,9 @@ class VagrantVm(SshVm):
         if panicked is not None and time.monotonic() - panicked > PANIC_GRACE:
             return VmPanickedError(str(console.fatal))
         gone, status = self._gone, self._process.poll()
-        if (not gone and status is None) or not self._settled():
+        if not gone and status is None:
             return None
+        self._settle()
         if console.fatal:
             return VmPanickedError(str(console.fatal))
         if self._daemon is not None and self._daemon.poll() is not None:
@@ -76,10 +77,11 @@ class VagrantVm(SshVm):
             )
         return super().death()
 
-    def _settled(self) -> bool:
-        """What ended has had the time to say why: the serial log is read with a delay."""
-        self._ended_at = self._ended_at or time.monotonic()
-        return time.monotonic() - self._ended_at > 4 * _TICK
+    def _settle(self) -> None:
+        """Once, give what ended the time to say why: the serial log is read with a delay."""
+        if not self._ended:
+            self._ended = True
+            self._watch.join(4 * _TICK)
 
     def remarks(self) -> list[str]:
         """What a person wants to know of a guest that hangs."""

@@ -75,7 +75,9 @@ def test_a_process_is_found_by_what_is_in_its_command_line(qemu, tmp_path):
 
 
 def test_what_is_no_qemu_is_not_taken_for_one(tmp_path):
-    with subprocess.Popen(["sh", "-c", f"sleep 1000 # {tmp_path}"]) as process:
+    program = tmp_path / "another"
+    shutil.copy(shutil.which("sleep"), program)
+    with subprocess.Popen([program, "1000"]) as process:
         assert qemu_of(str(tmp_path)) is None
         process.kill()
 
@@ -95,13 +97,13 @@ def test_a_serial_log_is_followed_by_lines_from_before_it_is_there(watch, tmp_pa
 
 
 def test_while_both_run_it_lives(qemu, machine):
-    vm = machine(qemu, "sleep 1000")
+    vm = machine(qemu, "exec sleep 1000")
     assert vm.death() is None
     assert (vm.pid, vm.phase, vm.accelerator, vm.restored) == (qemu.pid, "starting", "tcg", False)
 
 
 def test_a_panic_is_its_death_though_everything_runs(qemu, machine, watch):
-    vm = machine(qemu, "sleep 1000")
+    vm = machine(qemu, "exec sleep 1000")
     watch.write(PANIC)
     death = wait_for(vm.death, 10)
     assert isinstance(death, VmPanickedError)
@@ -110,7 +112,7 @@ def test_a_panic_is_its_death_though_everything_runs(qemu, machine, watch):
 
 
 def test_a_qemu_that_was_killed_is_told_from_a_connection_that_ended(qemu, machine):
-    vm = machine(qemu, "sleep 1000")
+    vm = machine(qemu, "exec sleep 1000")
     qemu.kill()
     qemu.wait()
     death = wait_for(vm.death, 10)
@@ -120,7 +122,7 @@ def test_a_qemu_that_was_killed_is_told_from_a_connection_that_ended(qemu, machi
 
 
 def test_last_words_count_before_the_end_of_the_process(qemu, machine, watch):
-    vm = machine(qemu, "sleep 1000")
+    vm = machine(qemu, "exec sleep 1000")
     qemu.kill()
     qemu.wait()
     watch.write(b"[    1.000000] BUG: kernel NULL pointer dereference, address: 0\n")
@@ -128,7 +130,7 @@ def test_last_words_count_before_the_end_of_the_process(qemu, machine, watch):
 
 
 def test_a_libvirtd_that_ended_is_named(qemu, machine, daemon):
-    vm = machine(qemu, "sleep 1000")
+    vm = machine(qemu, "exec sleep 1000")
     for process in (daemon, qemu):
         process.kill()
         process.wait()
