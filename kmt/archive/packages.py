@@ -9,8 +9,6 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from debian.deb822 import Packages
-
 _KERNEL_PACKAGE = re.compile(r"linux-(image|binary|modules|base|headers)-")
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
@@ -55,6 +53,8 @@ def _paragraphs(index: str, names: Collection[str] | None) -> Iterator[str]:
 
 
 def _package(text: str, suite: str) -> Package | None:
+    from debian.deb822 import Packages  # runs whose kernels are locked need not wait for it
+
     fields = Packages(text)
     size, sha256, path = fields.get("Size", ""), fields.get("SHA256", ""), fields.get("Filename", "")
     if not (size.isdecimal() and _SHA256.fullmatch(sha256) and inside(path)):

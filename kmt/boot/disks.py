@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from debian.debfile import DebFile
-
 from kmt import archive, proc
 from kmt.boot import cpio, modules
 from kmt.errors import ImageError
@@ -123,6 +121,8 @@ def base_archive(init: str, wanted: list[modules.Module]) -> bytes:
 
 def busybox() -> bytes:
     """The static busybox of Debian, from the archive."""
+    from debian.debfile import DebFile  # runs with all files made need not wait for it
+
     (package,) = archive.fetch_packages("trixie", ["busybox-static"])
     content = DebFile(str(package)).data.get_content("usr/bin/busybox")
     if not isinstance(content, bytes):

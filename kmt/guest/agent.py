@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from . import bytecode, fresh
-from .children import relay, start_command, start_function
+from .children import relay, start_command
 from .port import HostGoneError, Port
 from .wire import CHUNK, Frame, Kind, WireError
 
@@ -82,9 +82,9 @@ def _handle(port: Port, frame: Frame) -> None:
     elif frame.kind is Kind.EXEC:
         relay(port, start_command(frame.body, tied=port.is_socket))
     elif frame.kind is Kind.PYTEST:
-        from .runner import Channel, run_pytest
+        from . import ready
 
-        relay(port, start_function(lambda stream: run_pytest(frame.body, Channel(stream))))
+        relay(port, ready.start(frame.body))
     # These are late, not wrong, for a child that has just ended.
     elif frame.kind not in (Kind.CANCEL, Kind.INPUT, Kind.EXAMPLES, Kind.RUN):
         raise TypeError(f"a guest does not take {frame.kind.name}")
@@ -121,8 +121,8 @@ def unpack(port: Port, dest: str) -> int:
         Path(dest).mkdir(parents=True, exist_ok=True)
         with tarfile.open(fileobj=incoming, mode="r|") as tar:  # type: ignore[call-overload]
             for member in tar:
-                member.uid = member.gid = 0
-                tar.extract(member, dest, **_FILTER)
+                member.uid = member.gid = 0  # by number: names of the host may be other people here, and take long
+                tar.extract(member, dest, numeric_owner=True, **_FILTER)
                 count += 1
     finally:
         while not incoming.ended:

@@ -46,6 +46,16 @@ class Child:
     frames: socket.socket | None = None
     decoder: Decoder = field(default_factory=Decoder)
 
+    def end(self) -> int:
+        """Leave nothing of it behind; its wait status."""
+        _kill_session(self.pid)
+        _, status = os.waitpid(self.pid, 0)
+        for fd in {*self.outputs, *([self.stdin] if self.stdin is not None else [])}:
+            os.close(fd)
+        if self.frames:
+            self.frames.close()
+        return status
+
 
 def start_command(request: dict[str, Any], *, tied: bool) -> Child:
     """Start ``argv`` in ``cwd`` with ``env`` added; ``tty`` gives it a terminal of ``rows`` by ``columns``.
@@ -265,13 +275,8 @@ def _drain(port: Port, child: Child, streams: list[int]) -> None:
 def _reap(port: Port, child: Child, pidfd: int) -> None:
     # What it wrote just before its end still lies in the pipes; a daemon it left may hold them open for ever.
     _drain(port, child, [*child.outputs, *([child.frames.fileno()] if child.frames else [])])
-    _kill_session(child.pid)
-    _, wait = os.waitpid(child.pid, 0)
-    for fd in {*child.outputs, pidfd, *([child.stdin] if child.stdin is not None else [])}:
-        os.close(fd)
-    if child.frames:
-        child.frames.close()
-    port.send(Kind.EXIT, {"status": os.waitstatus_to_exitcode(wait)})
+    os.close(pidfd)
+    port.send(Kind.EXIT, {"status": os.waitstatus_to_exitcode(child.end())})
 
 
 def _kill_session(pid: int) -> None:

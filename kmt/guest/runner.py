@@ -11,16 +11,26 @@ import base64
 import os
 import socket
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import fresh
 from .wire import Decoder, Frame, Kind, pack
 
+if TYPE_CHECKING:
+    import pytest
+
 HYPOTHESIS = "/opt/kmt/hypothesis"
 """Where the guest image has Hypothesis's tables ready made."""
+
+_NOT_HERE = ("kmt", "cacheprovider", "terminal", "pastebin", "setuponly", "setupplan", "stepwise")
+"""Plugins that only act on options that do not travel; pytest takes its time over each. A kmt that is installed in the
+guest would look for kernels of its own.
+"""
+_ALWAYS = ("-o", "addopts=", *(word for name in _NOT_HERE for word in ("-p", f"no:{name}")))
+"""Arguments of every session."""
 
 
 class Channel:
@@ -56,6 +66,42 @@ def run_pytest(request: dict[str, Any], channel: Any) -> int:
     ``root, inifile, files, ids, options, env, kernel, accelerator, collect_only, strict_skips, coverage, pause``
     are its keys; with ``pause`` it waits after COLLECTED for RUN, whose ``ids`` then are what runs.
     """
+    return run_when_told(lambda: request, channel)
+
+
+def run_when_told(told: Callable[[], dict[str, Any]], channel: Any) -> int:
+    """The same for what ``told`` returns, called when pytest stands and has nothing left to do without it."""
+    import pytest
+
+    with ExitStack() as stack:
+        return int(pytest.main([*_ALWAYS], plugins=[_Told(told, channel, stack)]))
+
+
+class _Told:
+    """Between the making of pytest's configuration and the parsing of its arguments: finds out what to run.
+
+    ``stack`` is left when the session is over.
+    """
+
+    def __init__(self, told: Callable[[], dict[str, Any]], channel: Any, stack: ExitStack) -> None:
+        self._told, self._channel, self._stack = told, channel, stack
+
+    def pytest_cmdline_parse(self, pluginmanager: pytest.PytestPluginManager, args: list[str]) -> None:
+        """Called before pytest's own, which takes what ``args`` are then."""
+        request = self._told()
+        _enter(request)
+        self._stack.enter_context(_measured(request.get("coverage")))
+        args += _arguments(request)
+        plugins = _plugins(request, self._channel)
+        config: Any = pluginmanager.get_plugin("pytestconfig")
+        # It was made elsewhere, and files are looked for from here.
+        config.invocation_params = type(config).InvocationParams(args=args, plugins=plugins, dir=Path.cwd())
+        for plugin in plugins:
+            pluginmanager.register(plugin)
+
+
+def _enter(request: dict[str, Any]) -> None:
+    """Become a process of this project's, with seeds of its own."""
     fresh.reseed()
     for fd in (1, 2):
         os.set_blocking(fd, True)
@@ -70,10 +116,6 @@ def run_pytest(request: dict[str, Any], channel: Any) -> int:
     # As ``python -m pytest`` does on the host side.
     if root not in sys.path:
         sys.path.insert(0, root)
-    import pytest
-
-    with _measured(request.get("coverage")):
-        return int(pytest.main(list(_arguments(request)), plugins=_plugins(request, channel)))
 
 
 @contextmanager
@@ -106,9 +148,7 @@ def _plugins(request: dict[str, Any], channel: Any) -> list[Any]:
 
 
 def _arguments(request: dict[str, Any]) -> Iterable[str]:
-    yield from ("-o", "addopts=", "-p", "no:cacheprovider", "-p", "no:terminal", "--rootdir", request["root"])
-    # A kmt that is installed in the guest would look for kernels of its own.
-    yield from ("-p", "no:kmt")
+    yield from ("--rootdir", request["root"])
     if request.get("inifile"):
         yield from ("-c", request["inifile"])
     if request["collect_only"]:

@@ -69,10 +69,24 @@ def warm(modules: Sequence[str] = ()) -> dict[str, Any]:
     status = _session() if importlib.util.find_spec("pytest") else None
     fresh.set_machine_id("0" * 32)  # the overlay copies the file once, here
     _command(["sh", "-c", "uname -r; ls /; cat /proc/version"])
+    _settle()
+    if status is not None:
+        from . import ready
+
+        ready.prepare(_again)
+    return {"modules": len(sys.modules), "status": status}
+
+
+def _again() -> None:
+    """The same in a fork: all is loaded, and each page that a session touches becomes its own."""
+    _session()
+    _settle()
+
+
+def _settle() -> None:
     check(sys.modules, ROOTS, len(os.listdir("/proc/self/task")))  # noqa: PTH208
     gc.collect()
     gc.freeze()
-    return {"modules": len(sys.modules), "status": status}
 
 
 def _command(argv: list[str]) -> None:

@@ -241,6 +241,11 @@ class MatrixPlugin:
             modules=loaded(self._config.root, files, self._known, self._pytest),
         )
 
+    def pytest_kmt_progress(self, phase: str) -> None:
+        """While guests are at work there is time for what the end needs: rich is slow to load."""
+        if phase == "testing":
+            from kmt.report import summary  # noqa: F401
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """The run's exit status, where infrastructure or a build decides it; what it leaves."""
@@ -270,7 +275,7 @@ class MatrixPlugin:
             terminalreporter.write_line(f"kmt: {visible(notice)}", yellow=True)
         if not self.results:
             return
-        from kmt.report import summary  # rich takes its time, which guests would have had to wait for
+        from kmt.report import summary
 
         summary.write(terminalreporter, self.results, self._config.columns)
         self._left.tell(terminalreporter)

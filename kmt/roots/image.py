@@ -21,8 +21,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from debian.deb822 import Packages
-
 from kmt import proc
 from kmt.config import Config
 from kmt.errors import ImageError
@@ -184,6 +182,8 @@ h.settings(database=None, max_examples=5)(h.given(h.strategies.text())(lambda te
 
 def debian_versions(root: Path) -> dict[str, str]:
     """The installed packages of a root directory and their versions."""
+    from debian.deb822 import Packages  # runs with an image need not wait for it
+
     with (root / "var/lib/dpkg/status").open("rb") as status:
         return {p["Package"]: p["Version"] for p in Packages.iter_paragraphs(status, use_apt_pkg=False)}
 

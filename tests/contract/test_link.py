@@ -146,6 +146,20 @@ def test_a_tree_arrives_whole(guest, tmp_path):
     assert (dest / "link").readlink() == Path("a b")
 
 
+def test_a_tree_is_the_agents_whoever_has_it_here(guest, tmp_path):
+    link, *_ = guest
+    member = tarfile.TarInfo("of nobody")
+    member.uid, member.gid, member.uname, member.gname = 1, 1, "nobody", "nogroup"
+
+    def write(stream):
+        with tarfile.open(fileobj=stream, mode="w|") as tar:
+            tar.addfile(member)
+
+    assert link.send_tar(str(tmp_path / "there"), write) == 1
+    found = (tmp_path / "there" / "of nobody").stat()
+    assert (found.st_uid, found.st_gid) == (os.getuid(), os.getgid())
+
+
 def test_a_tree_that_cannot_be_unpacked_is_an_error_and_the_link_goes_on(guest, tmp_path):
     link, *_ = guest
     (tmp_path / "file").touch()

@@ -20,8 +20,8 @@ def imported(code):
         ("import kmt.pytest_plugin", {"kmt.plugin.session", "kmt.run.pool", "kmt.archive", "rich", "psutil", "xml"}),
         # Sessions that do, while no guest has been started.
         ("import kmt.plugin.session", {"kmt.plugin.collect", "kmt.keeper.client", "kmt.backends.qemu", "rich"}),
-        # Guests without a compiler.
-        ("import kmt.backends.qemu", {"kmt.roots.compiler", "rich"}),
+        # Guests without a compiler, of kernels and images that are there.
+        ("import kmt.backends.qemu", {"kmt.roots.compiler", "rich", "debian.deb822", "debian.debfile"}),
     ],
 )
 def test_what_is_not_needed_yet_is_not_imported(code, heavy):

@@ -1,9 +1,11 @@
 """Memory files: what a file system must offer, holes that stay holes, digests that see every byte."""
 
 import errno
-import mmap
 import os
+import subprocess
+import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,6 +14,8 @@ from hypothesis import strategies as st
 from kmt.errors import NoPlaceError
 from kmt.snapshot import ram
 
+ROOT = Path(__file__).parents[2]
+SERVER = ROOT / "tests" / "direct_io.py"
 SIZE = 8 << 20
 WRITES = st.lists(st.tuples(st.integers(0, SIZE - 70), st.binary(min_size=1, max_size=64)), max_size=6)
 
@@ -71,14 +75,10 @@ class TestPlace:
         with pytest.raises(NoPlaceError, match="file system without sparse files"):
             ram.check_place(tmp_path, 1 << 20)
 
-    def test_without_shared_mappings(self, tmp_path, monkeypatch):
-        def refuse(fd, size, flags):  # as some network and FUSE file systems do
-            assert flags == mmap.MAP_SHARED
-            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
-
-        monkeypatch.setattr(mmap, "mmap", refuse)
-        with pytest.raises(NoPlaceError, match="cannot map files shared"):
-            ram.check_place(tmp_path, 1 << 20)
+    def test_without_shared_mappings(self, tmp_path):
+        words = ["unshare", *([] if os.geteuid() == 0 else ["-Ur"]), "-m", sys.executable, SERVER, tmp_path]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        assert done.stdout == f"{tmp_path}: cannot map files shared\n", done.stdout + done.stderr
 
     def test_that_is_not_there(self, tmp_path):
         with pytest.raises(NoPlaceError, match="No such file"):
