@@ -1,7 +1,7 @@
 """How long the whole agent takes to end: from SIGTERM to its exit, with its programs loaded and while it polls.
 
 In a guest: ``./inv kmt.exec 6.12 -- python3 benchmarks/session_end.py [--tracer kprobe|fentry] [--rounds 5]``. And how
-long after that the kernel has its programs, which do nothing any more: 6.1 to 6.18 let go of fentry programs function
+long after that the kernel has its programs, which do nothing any more: some (6.12) let go of fentry programs function
 by function, and wait for a grace period of all tasks for each. Where guests are emulated, all of it takes several times
 longer.
 """

@@ -1,6 +1,6 @@
 """Links that the kernel closes by itself, when nobody here waits for it; and the wait for programs that run.
 
-Kernels 6.1 to 6.18 close a link to a kernel function only when no task can be in the function's trampoline any more: a
+Some kernels (6.12) close a link to a kernel function only when no task can be in the function's trampoline any more: a
 tenth of a second, one function after another, in whoever gives the last descriptor back, the end of a process included
 (``synchronize_rcu_tasks`` in ``ftrace_shutdown``). Where the last that holds a link is a name in a BPF file system, a
 worker of the kernel closes it. So the links get names in one that has no mount point, and it goes: nothing is to be
