@@ -58,7 +58,7 @@ class Kind(IntEnum):
     REPORT = 14
     """[guest] A test report as pytest serialises it: ``report``."""
     COLLECTED = 15
-    """[guest] What pytest found: ``items`` (ids, markers, locations), ``errors``; ``paused``: it waits for RUN."""
+    """[guest] What pytest found: ``items`` (ids, locations; markers where it only collects), ``errors``, ``paused``."""
     STARTED = 16
     """[guest] A test begins: ``id``."""
     DATABASE = 17
