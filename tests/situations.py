@@ -1,7 +1,8 @@
 """Situations that a kernel can be put into: drawn as plain values, played in a world, told as plain values.
 
 A world (``worlds``) is a kernel behind ``KernelApi`` and how programs run in it. What is told of an error is its class,
-its number and what sort of objection it is; the kernel's own words only in so far as they name that.
+its number and what sort of objection it is, by the words of the verifier or libbpf; those words themselves change with
+every version.
 """
 
 import errno
@@ -31,11 +32,29 @@ OBJECTIONS = {
     "no such argument": r"-th argument|invalid bpf_context access|is no pointer to a struct",
     "a relocation": r"CO-RE relocation|0xbad2310",
 }
+LOADING = "loading object "
+REFUSALS = {
+    "no right to load": r"Couldn't load trivial BPF program",
+    "no BTF of the kernel": r"Error loading vmlinux BTF",
+    "a map": r"map '([^']+)': failed to create",
+    "no function to attach to": r"prog '([^']+)': failed to find kernel BTF type ID of '([^']+)'",
+    "an ambiguous relocation": r"relocation decision ambiguity",
+    "a program": r"prog '([^']+)': BPF program load failed",
+}
+"""What libbpf says where no verifier's log tells more; in groups, whom it names."""
 
 
 def objection(words):
     """What sort of thing the verifier says."""
     return next((name for name, pattern in OBJECTIONS.items() if re.search(pattern, words)), words[:60])
+
+
+def refused(words):
+    """What sort of thing libbpf says of an object that it cannot load, and whom it names."""
+    for name, pattern in REFUSALS.items():
+        if found := re.search(pattern, words):
+            return [name, *found.groups()]
+    return [words[:60]]
 
 
 def told(error):
@@ -48,7 +67,8 @@ def told(error):
     if isinstance(error, VerifierError):
         return [kind, error.program, errno.errorcode.get(error.code, error.code), objection(error.log or error.reason)]
     if isinstance(error, BpfError):
-        return [kind, error.operation, errno.errorcode.get(error.code, error.code)]
+        what = refused(error.message) if error.operation.startswith(LOADING) else []
+        return [kind, error.operation, errno.errorcode.get(error.code, error.code), *what]
     words = str(error).partition(":")[0] if isinstance(error, FormatError) or cause else str(error)
     return [kind, words, *cause]
 

@@ -231,13 +231,13 @@ def _call(call: walk.Call, maps: Mapping[str, Definition]) -> Iterator[tuple[int
     name = helper_name(call.helper)
     index, wanted = _OUTPUT.get(name, (0, ""))
     given = call.arguments[index]
-    definition = maps.get(given.map) if isinstance(given, Pointer) and given.region == MAP else None
-    if definition is None:
+    if not isinstance(given, Pointer) or given.region != MAP or given.map not in maps:
         return
+    definition = maps[given.map]
     sizes = (definition.key_size, definition.value_size)[: _KEY_AND_VALUE.get(name, 0)]
     for argument, size in zip(call.arguments[1:], sizes, strict=False):
         if not size:
-            yield errno.EACCES, "invalid zero-sized read"
+            yield errno.EACCES, f"invalid zero-sized read, at: {given.map}"
             return
         if isinstance(argument, Pointer) and argument.region == STACK and argument.offset + size > 0:
             yield errno.EACCES, f"invalid read from stack of {size} bytes"
@@ -247,4 +247,5 @@ def _call(call: walk.Call, maps: Mapping[str, Definition]) -> Iterator[tuple[int
             return
     refused = definition.type != wanted if wanted else definition.type in stores.EVENTS and name in _KEY_AND_VALUE
     if refused:
-        yield errno.EINVAL, f"cannot pass map_type {map_number(definition.type)} into func {name}#{call.helper}"
+        number = map_number(definition.type)
+        yield errno.EINVAL, f"cannot pass map_type {number} into func {name}#{call.helper}, at: {given.map}"
