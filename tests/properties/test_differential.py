@@ -3,7 +3,8 @@
 Drawn are settings, faults, edits, calls and processes; compared are the stage that wins, error classes and numbers, the
 sort of objection, values, events, losses and metrics. What is known to differ stands in ``known_differences.toml``.
 Without more words these are the same few each time; ``KMT_SITUATIONS`` says how many others to look for, and then all
-are counted before the test fails.
+are counted before the test fails; ``differences.txt`` among the test's artifacts shows each. Another stage that wins
+fails it in any case.
 """
 
 import os
@@ -103,7 +104,7 @@ def known(series, situation):
 
 
 def test_both_come_to_the_same(rig, record_property):
-    tally, apart = Counter(), []
+    tally, apart, winners = Counter(), [], []
 
     def compare(situation):
         real, simulated = rig.both(situation)
@@ -114,6 +115,8 @@ def test_both_come_to_the_same(rig, record_property):
         tally[type(situation).__name__, same] += 1
         if same is False:
             apart.append(shown(situation, real, simulated))
+            if winner(real) != winner(simulated):
+                winners.append(apart[-1])
         assert SITUATIONS or same is not False, apart[-1]
 
     for drawn, share in DRAWN:
@@ -124,6 +127,10 @@ def test_both_come_to_the_same(rig, record_property):
     agreement = tally[True] / compared
     record_property("kmt.agreement", f"{agreement:.1%} of {compared}")
     record_property("kmt.untold", tally["cannot tell"])
+    if apart:
+        record_property("kmt.apart", len(apart))
+        Path(os.environ["KMT_ARTIFACTS"], "differences.txt").write_text("\n\n".join(apart))
+    assert not winners, "\n".join(winners)
     assert agreement >= WANTED, "\n".join([f"{agreement:.2%} of {compared}: {dict(tally)}", *apart[:40]])
     assert tally["cannot tell"] <= compared / 10
 
@@ -137,6 +144,12 @@ def test_numbers_mean_what_the_kernel_means(rig, enumeration, prefix, names):
     shared = set(names) & numbers.keys()
     assert len(shared) >= 28
     assert {name: names.index(name) for name in shared} == {name: numbers[name] for name in shared}
+
+
+def winner(steps):
+    """The stage that won, if the situation is one of the fallback chain and any did."""
+    started = next((step[1] for step in steps if step[0] == "start"), None)
+    return started[0] if isinstance(started, tuple) else None
 
 
 def shown(situation, real, simulated):
