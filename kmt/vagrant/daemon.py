@@ -155,7 +155,7 @@ def _room() -> Iterator[Path]:
 
 
 def _configure(room: Path, system: bool) -> None:
-    for name in (*PLACES, "pool", "serial", "dotfile", "c/libvirt"):
+    for name in (*PLACES, "pool", "serial", "dotfile", "c/libvirt", "cache/libvirt/qemu/log"):
         (room / name).mkdir(parents=True)
     (room / "run").chmod(0o700)
     etc = room / ("etc/libvirt" if system else "c/libvirt")
