@@ -132,7 +132,7 @@ def qemu_of(mark: str) -> Qemu | None:
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             words = (process / "cmdline").read_bytes()
-            if wanted in words and b"qemu" in words.split(b"\0", 1)[0]:
+            if wanted in words and b"qemu" in words.split(b"\0", 1)[0].rpartition(b"/")[2]:
                 return Qemu(int(process.name))
     return None
 

@@ -78,8 +78,9 @@ def test_what_is_no_qemu_is_not_taken_for_one(tmp_path):
     program = tmp_path / "another"
     shutil.copy(shutil.which("sleep"), program)
     with subprocess.Popen([program, "1000"]) as process:
-        assert qemu_of(str(tmp_path)) is None
+        found = qemu_of(str(tmp_path))
         process.kill()
+    assert found is None
 
 
 def test_a_serial_log_is_followed_by_lines_from_before_it_is_there(watch, tmp_path):
