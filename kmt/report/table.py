@@ -100,8 +100,8 @@ def _fitting(wanted: list[Column], kernels: Sequence[KernelResult], width: int) 
 
 
 def table(kernels: Sequence[KernelResult], facts: Sequence[str] = (), width: int = 200) -> Table:
-    """The table as rich draws it."""
-    wanted = columns(facts)
+    """The table as rich draws it; of ``facts`` those that some kernel has."""
+    wanted = columns([name for name in facts if any(kernel.facts.get(name) for kernel in kernels)])
     place = next(n for n, column in enumerate(wanted) if column.head == "errors") + 1
     if any(kernel.retried() for kernel in kernels):
         wanted.insert(place, Column("retried", lambda k: str(len(k.retried())) if k.tests else NONE, right=True))

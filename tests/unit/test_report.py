@@ -49,6 +49,12 @@ def test_every_kernel_has_its_row_and_its_words():
     assert "6.1: panic: BUG: unable to handle [0]" in text
 
 
+def test_a_fact_that_no_kernel_has_is_no_column():
+    (first, *others) = rows(table.render(KERNELS, ["tracer", "agreement"]))
+    assert "agreement" not in first
+    assert [row["tracer"] for row in others] == ["–"] * 3
+
+
 @pytest.mark.parametrize("width", [70, 80, 100, 120])
 def test_a_narrow_terminal_gets_fewer_columns_and_whole_cells(width):
     text = table.render(KERNELS, ["tracer"], width=width)
