@@ -303,7 +303,8 @@ class Choose:
         kernel, steps = world.kernel, []
         for feature in self.features:
             attempt(steps, f"probe {feature}", kernel.probe, feature)
-        attempt(steps, "kprobes", lambda: kprobes.choose(kernel.symbols(kprobes.functions()), self.settings))
+        names = kprobes.functions() | kprobes.TRACEPOINTS
+        attempt(steps, "kprobes", lambda: kprobes.choose(kernel.symbols(names), self.settings))
         asked = {probe.function for hook in probes.wanted(self.settings) for probe in hook}
         attempt(steps, "probes", lambda: [p.program for p in probes.choose(kernel.signatures(asked), self.settings)])
         return steps

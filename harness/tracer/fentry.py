@@ -17,7 +17,7 @@ from harness.ebpf import error_telemetry
 from harness.ebpf.core import CoreOptions, load_core_asset
 from harness.ebpf.error_telemetry import ErrorTelemetry
 from harness.ebpf.settings import BpfSettings
-from harness.errors import BpfError, NotSupportedError
+from harness.errors import BpfError, ClosedError, NotSupportedError
 from harness.kernel_api import Feature, KernelApi, LoadedObject, LoadOptions
 from harness.tracer import probes, tracer
 from harness.tracer.fargate import on_fargate
@@ -56,7 +56,8 @@ class Attached:
         try:
             if not wait:
                 self._loaded.maps["collected"].put(bytes(4), _OVER)
-        except BpfError as error:  # who gave up the right to change maps may close what is his all the same
+        except (BpfError, ClosedError) as error:
+            # Who gave up the right to change maps may close what is his all the same.
             _log.debug("the programs are taken off at once, for they cannot be told to do nothing: %s", error)
             wait = True
         self._loaded.detach_all(wait=wait)

@@ -13,6 +13,7 @@ MARKS = (
     "bpf_kprobe_multi_link_attach",
     "bpf_uprobe_multi_link_attach",
     "register_fprobe_ips",
+    *sorted(kprobes.TRACEPOINTS),
 )
 """Functions of the kernel that are there with a feature."""
 

@@ -11,6 +11,8 @@ import pytest
 from harness.ebpf import elf
 from harness.errors import BpfError, BtfError, ClosedError, FormatError, SettingsError, SignatureError, VerifierError
 from harness.kernel_api import Engine, Feature, LoadOptions, MapEdit, MapType, Signature
+from harness.tracer import kprobes
+from harness.tracer.settings import TracerSettings
 from kmt import build, config
 from kmt.errors import CannotTellError, ProfileError
 from kmt.simulator.faults import Faults
@@ -50,6 +52,13 @@ def faulty(proc_root, version="6.1", **faults):
 
 def load(kernel, image, **options):
     return kernel.load("shared-libraries", image, LoadOptions(**{"programs": HOOKS, **options}))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_any_version_tells_which_functions_the_kprobe_tracer_may_use(version, tmp_path):
+    there = simulated(version, tmp_path).symbols(kprobes.functions() | kprobes.TRACEPOINTS)
+    assert kprobes.choose(there, TracerSettings())
+    assert (there >= kprobes.TRACEPOINTS) is (version not in ("5.10", "5.15", "6.1"))
 
 
 @pytest.mark.parametrize("version", VERSIONS)
