@@ -13,6 +13,7 @@ import contextlib
 import os
 import sys
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -61,11 +62,17 @@ def _lines(tracer: Tracer, options: argparse.Namespace) -> None:
     common.line(event="started", **_how(tracer), programs=list(tracer.programs))
     with contextlib.suppress(KeyboardInterrupt):
         for _ in common.until_done(options):
-            for conn in tracer.closed(_STEP):
-                common.line(event="closed", **fields(conn.tuple, conn.stats), retransmits=conn.retransmits,
-                            rtt_us=conn.tcp.rtt, seconds=conn.stats.duration / 1e9)  # fmt: skip
+            _tell(tracer.closed(_STEP))
+    tracer.stop(wait=False)
+    _tell(tracer.closed(0))
     refused = {"map_errors": tracer.errors.maps(), "helper_errors": tracer.errors.helpers()}
     common.line(event="stopped", **tracer.counters()._asdict(), missed=tracer.missed(), **refused)
+
+
+def _tell(closed: Iterable[events.Conn]) -> None:
+    for conn in closed:
+        common.line(event="closed", **fields(conn.tuple, conn.stats), retransmits=conn.retransmits,
+                    rtt_us=conn.tcp.rtt, seconds=conn.stats.duration / 1e9)  # fmt: skip
 
 
 def _table(tracer: Tracer, options: argparse.Namespace) -> None:
