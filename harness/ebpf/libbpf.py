@@ -8,6 +8,7 @@ C functions are declared in ``abi.py``; what comes before the load is in ``openi
 
 from __future__ import annotations
 
+import contextlib
 import ctypes as c
 import os
 import signal
@@ -99,17 +100,21 @@ class BpfObject:
                 abi.library().bpf_link__destroy(link)
 
     def detach_all(self, *, wait: bool = True) -> None:
-        """Take off again all that is attached where its section says, or to an event.
+        """Take off again all that is attached where its section says, or to an event; what ran has run to its end.
 
-        Without ``wait`` what ran when it was called has run to its end, and the kernel takes the programs off by itself
-        later, where it can: see ``release.py``.
+        Without ``wait`` the kernel takes the programs off by itself later, where it can: see ``release.py``, also for
+        what may keep this process from waiting for programs that run.
         """
         with self._lock, ExitStack() as stack:
             if not wait and self._links:
                 links = [abi.library().bpf_link__fd(link) for link in self._links.values()]
                 stack.enter_context(release.by_the_kernel(links))
-            for program in list(self._links):
+            attached = list(self._links)
+            for program in attached:
                 self.detach(program)
+            if wait and attached:
+                with contextlib.suppress(BpfError):
+                    release.wait_for_programs()
 
     def attach_uprobe(self, program: str, file: str, offset: int) -> Attached:
         """Attach a program of section ``uprobe`` or ``uretprobe`` to a function of all who map ``file``.
