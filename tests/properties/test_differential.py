@@ -34,14 +34,14 @@ SITUATIONS = int(os.environ.get("KMT_SITUATIONS", "0"))
 KNOWN = Path(__file__).with_name("known_differences.toml")
 WANTED = 0.995
 DRAWN = (
-    (situations.chains(FAULTS), 8),
-    (situations.loads(), 12),
-    (situations.uses(), 8),
-    (situations.reports(), 5),
-    (situations.chosen, 2),
-    (situations.registered, 5),
+    (situations.chains(FAULTS), 10),
+    (situations.loads(), 15),
+    (situations.uses(), 10),
+    (situations.reports(), 6),
+    (situations.chosen, 3),
+    (situations.registered, 6),
 )
-"""Each with how many of forty it is."""
+"""Each with how many of fifty it is."""
 
 
 class Rig:
@@ -120,7 +120,7 @@ def test_both_come_to_the_same(rig, record_property):
         assert SITUATIONS or same is not False, apart[-1]
 
     for drawn, share in DRAWN:
-        number = max(share, share * SITUATIONS // 40)
+        number = max(share, share * SITUATIONS // 50)
         few = settings(max_examples=number, derandomize=not SITUATIONS, suppress_health_check=list(HealthCheck))
         few(given(drawn)(compare))()
     compared = tally[True] + tally[False] + tally["known"]
