@@ -27,11 +27,13 @@ with open(sys.argv[1], "wb") as file:
 """
 
 
-def told(tmp_path, text, conftest="", **more):
-    """Run a file of tests as a guest does; the bodies of the frames that came of it, by kind."""
+def told(tmp_path, text, conftest="", others=None, **more):
+    """Run a file of tests as a guest does, and ``others``; the bodies of the frames that came of it, by kind."""
     (tmp_path / "project").mkdir()
     (tmp_path / "project" / "test_it.py").write_text(text)
     (tmp_path / "project" / "conftest.py").write_text(conftest)
+    for name, content in (others or {}).items():
+        (tmp_path / "project" / name).write_text(content)
     request = {
         "root": str(tmp_path / "project"),
         "files": ["test_it.py"],

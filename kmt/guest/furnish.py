@@ -43,6 +43,8 @@ _FILES = 65536
 
 def furnish(name: str, entropy: bytes, now: float) -> None:
     """Mount, set and name everything; ``now`` is Unix time, ``entropy`` is for a machine that may be a copy."""
+    with suppress(OSError):
+        fresh.add_entropy(entropy)  # before anything here draws from it
     Path("/run/kmt").mkdir(parents=True, exist_ok=True)
     for kind, target, options in _MOUNTS:
         _mount(kind, target, options)
@@ -63,7 +65,6 @@ def furnish(name: str, entropy: bytes, now: float) -> None:
         del os.environ[variable]
     with suppress(OSError):
         fresh.set_clock(now)
-        fresh.add_entropy(entropy)
     os.umask(0o022)
     os.chdir("/")
 

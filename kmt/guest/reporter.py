@@ -13,19 +13,21 @@ from typing import Any
 import pytest
 
 from . import fresh
-from .wire import Kind, WireError
+from .wire import LIMIT, Kind, WireError
 
 SECTION_LIMIT = 1 << 20
 """Characters of captured output, or of a reason, that travel in one report."""
 PROPERTY_LIMIT, PROPERTIES_LIMIT = 10_000, 100
 """Characters of a property, and how many of them, that travel in a report that was over the limit."""
+ERRORS_LIMIT, ERROR_LEAST = LIMIT // 4 // 6, 200
+"""Characters of all errors of a collection that was over the limit, and of each at least; JSON makes six of one."""
 
 
-def _bounded(text: str) -> str:
+def _bounded(text: str, limit: int = SECTION_LIMIT) -> str:
     """Its beginning and its end, and how much is missing between them."""
-    if len(text) <= SECTION_LIMIT:
+    if len(text) <= limit:
         return text
-    half = SECTION_LIMIT // 2
+    half = limit // 2
     return f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"
 
 
@@ -60,7 +62,7 @@ class GuestReporter:
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Tell the host all that is here, then keep what it asked for, in its order."""
         found = [_description(item, markers=self._collect_only) for item in items]
-        self._channel.send(Kind.COLLECTED, {"items": found, "errors": self._errors, "paused": self._pause})
+        self._send_collected(found)
         if self._collect_only:
             return
         if self._pause:
@@ -70,6 +72,17 @@ class GuestReporter:
         wanted = dict.fromkeys(self._wanted)
         config.hook.pytest_deselected(items=[i for i in items if i.nodeid not in wanted])
         items[:] = [by_id[nodeid] for nodeid in wanted if nodeid in by_id]
+
+    def _send_collected(self, found: list[dict[str, Any]]) -> None:
+        body = {"items": found, "errors": self._errors, "paused": self._pause}
+        try:
+            self._channel.send(Kind.COLLECTED, body)
+        except WireError:
+            if not self._errors:
+                raise
+            each = max(ERROR_LEAST, ERRORS_LIMIT // len(self._errors))
+            short = [{"id": error["id"], "text": _bounded(error["text"], each)} for error in self._errors]
+            self._channel.send(Kind.COLLECTED, {**body, "errors": short})
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
@@ -91,7 +104,10 @@ class GuestReporter:
             self._send(report)
         except WireError as error:
             _reduce(report, str(error))
-            self._send(report)
+            try:
+                self._send(report)
+            except WireError:
+                self._send(_least(report))
 
     def _send(self, report: pytest.TestReport) -> None:
         data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
@@ -108,6 +124,24 @@ def _reduce(report: pytest.TestReport, why: str) -> None:
     small = [pair for pair in report.user_properties if len(str(pair)) <= PROPERTY_LIMIT]
     report.user_properties = small[:PROPERTIES_LIMIT]
     report.sections = [("kmt", f"output, large properties and details were left out: {why}")]
+
+
+def _least(report: pytest.TestReport) -> pytest.TestReport:
+    """What the host cannot do without, and a line that says so."""
+    path, line, _ = report.location
+    said = "the report of this test was over the limit of what travels, however much was left out"
+    least = pytest.TestReport(
+        nodeid=report.nodeid,
+        location=report.location,
+        keywords={},
+        outcome=report.outcome,
+        longrepr=(path, line or 0, said) if report.skipped else None if report.passed else said,
+        when=report.when,
+        sections=[("kmt", said)],
+    )
+    if hasattr(report, "wasxfail"):
+        least.__dict__["wasxfail"] = said
+    return least
 
 
 def _description(item: pytest.Item, *, markers: bool) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import base64
 import os
 import socket
 import sys
+import threading
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -34,30 +36,59 @@ _ALWAYS = ("-o", "addopts=", *(word for name in _NOT_HERE for word in ("-p", f"n
 
 
 class Channel:
-    """Frames to the host through the agent, and the answers to questions."""
+    """Frames to the host through the agent, and the answers to questions. Threads may share it."""
 
     def __init__(self, stream: socket.socket) -> None:
         self._stream = stream
         self._decoder = Decoder()
+        self._sending, self._asking = threading.Lock(), threading.Lock()
+        self._come = threading.Condition()
+        self._kept: dict[Kind, deque[Frame]] = defaultdict(deque)
+        """Frames that have come and nobody has taken; guarded by ``_come``, as is ``_reading``: one thread reads."""
+        self._reading = False
+        self._owed = 0
+        """Questions that no answer has come to; guarded by ``_asking``."""
 
     def send(self, kind: Kind, body: dict[str, Any]) -> None:
-        """Send one frame."""
-        self._stream.sendall(pack(kind, body))
+        """Send one frame, whole."""
+        data = pack(kind, body)
+        with self._sending:
+            self._stream.sendall(data)
 
     def ask(self, body: dict[str, Any]) -> list[bytes]:
         """Ask the example database; returns the values of its answer."""
-        self.send(Kind.DATABASE, body)
-        return [base64.b64decode(v) for v in self.wait(Kind.EXAMPLES).body["values"]]
+        with self._asking:  # answers do not say to which question, but come in order
+            self.send(Kind.DATABASE, body)
+            self._owed += 1
+            while True:  # one that was asked for by a test that was ended meanwhile may come first
+                answer = self.wait(Kind.EXAMPLES).body
+                self._owed -= 1
+                if not self._owed:
+                    return [base64.b64decode(value) for value in answer["values"]]
 
     def wait(self, kind: Kind) -> Frame:
-        """The host's next frame of that kind. There is one question at a time, so nothing else comes."""
+        """The next frame of that kind; others are kept for who waits for them. ConnectionError: the agent is gone."""
         while True:
-            data = self._stream.recv(65536)
-            if not data:
-                raise ConnectionError("the agent is gone")
-            for frame in self._decoder.feed(data):
-                if frame.kind is kind:
-                    return frame
+            with self._come:
+                self._come.wait_for(lambda: self._kept[kind] or not self._reading)
+                if self._kept[kind]:
+                    return self._kept[kind].popleft()
+                self._reading = True
+            frames: list[Frame] = []
+            try:
+                frames += self._read()
+            finally:
+                with self._come:
+                    for frame in frames:
+                        self._kept[frame.kind].append(frame)
+                    self._reading = False
+                    self._come.notify_all()
+
+    def _read(self) -> Iterator[Frame]:
+        data = self._stream.recv(65536)
+        if not data:
+            raise ConnectionError("the agent is gone")
+        return self._decoder.feed(data)
 
 
 def run_pytest(request: dict[str, Any], channel: Any) -> int:

@@ -33,9 +33,8 @@ _ANSWERS = ("load", "probe", "signatures", "symbols")
 _OF_OBJECTS = ("attach", "attach_uprobe", "attach_kprobes", "attach_uprobes")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_load_initial_conftests() -> None:
-    """Nothing of the project has been loaded yet."""
+def pytest_addoption() -> None:
+    """Called as soon as this plugin is known: before the next ``-p`` is imported, which may be the project's."""
     try:
         closed = fence.close()
     except ConfigError as error:

@@ -165,10 +165,11 @@ def discard(key: str) -> None:
     """Drop a snapshot, all of it at once for whoever looks. Guests that run from it go on."""
     room = rooms() / key
     gone = room.with_name(f".{key}.{secrets.token_hex(4)}")
-    with suppress(OSError):
+    try:
         room.rename(gone)
-    for left in (gone, room):
-        shutil.rmtree(left, ignore_errors=True)
+    except OSError:  # a disk that is full, say
+        gone = room
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def entries() -> list[Entry]:

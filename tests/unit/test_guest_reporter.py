@@ -5,7 +5,7 @@ import json
 import pytest
 from guest_sessions import told
 
-from kmt.guest.reporter import PROPERTIES_LIMIT, SECTION_LIMIT
+from kmt.guest.reporter import ERRORS_LIMIT, PROPERTIES_LIMIT, SECTION_LIMIT
 from kmt.guest.wire import LIMIT, Kind
 
 MANY = """
@@ -26,6 +26,26 @@ def test_each_of_many_parameters_does_not_bring_all_the_others(tmp_path, collect
     assert len(json.dumps(collected)) < 1000 * 600
     marks = [{"name": "requires", "args": ["btf"], "kwargs": {}}] if collect_only else []
     assert all(item["markers"] == marks for item in collected["items"])
+
+
+BROKEN = """
+raise ValueError("\u20ac" * 90_000)
+"""
+
+
+@pytest.mark.parametrize("collect_only", [False, True])
+def test_many_large_errors_of_a_collection_all_travel(tmp_path, collect_only):
+    names = [f"test_{number}.py" for number in range(40)]
+    frames = told(
+        tmp_path, MANY, collect_only=collect_only, files=["test_it.py", *names], others=dict.fromkeys(names, BROKEN)
+    )
+    (collected,) = frames[Kind.COLLECTED]
+    assert len(collected["items"]) == 600
+    assert [error["id"] for error in collected["errors"]] == names
+    for error in collected["errors"]:
+        assert "characters left out" in error["text"]
+        assert len(error["text"]) > ERRORS_LIMIT // len(names)
+    assert len(json.dumps(collected)) < LIMIT
 
 
 HUGE = f"{LIMIT} + 1000"
@@ -90,3 +110,44 @@ def test_a_report_over_the_limit_keeps_its_outcome_and_those_behind_it_run(tmp_p
     assert line > 0
     assert "characters left out" in why
     assert calls["test_prints"]["sections"] == [["Captured stdout call", ("x" * 100 + "\n") * 40]]
+
+
+ATTACHING = f"""
+import pytest
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    report = yield
+    report.attached = "x" * ({HUGE})  # travels, and is not pytest's
+    return report
+"""
+SHORT = """
+import pytest
+
+def test_passes():
+    pass
+
+def test_fails():
+    raise AssertionError
+
+def test_skipped():
+    pytest.skip()
+
+@pytest.mark.xfail
+def test_expected():
+    raise AssertionError
+"""
+
+
+def test_a_report_that_cannot_be_reduced_leaves_its_outcome(tmp_path):
+    outcomes = {"test_passes": "passed", "test_fails": "failed", "test_skipped": "skipped", "test_expected": "skipped"}
+    frames = told(tmp_path, SHORT, ATTACHING, ids=[f"test_it.py::{name}" for name in outcomes])
+    reports = [body["report"] for body in frames[Kind.REPORT]]
+    assert len(reports) == 3 * len(outcomes)
+    calls = {each["nodeid"].rpartition("::")[2]: each for each in reports if each["when"] == "call"}
+    assert {name: each["outcome"] for name, each in calls.items()} == outcomes
+    assert all("over the limit" in each["sections"][0][1] for each in reports)
+    assert "over the limit" in calls["test_fails"]["longrepr"]
+    assert "over the limit" in calls["test_skipped"]["longrepr"][2]
+    assert "wasxfail" in calls["test_expected"]
+    assert "wasxfail" not in calls["test_skipped"]

@@ -85,7 +85,7 @@ def test_on_a_machine_that_the_fence_does_not_know_nothing_is_simulated(machine,
 def test_a_process_without_a_fence_is_none(monkeypatch):
     monkeypatch.setattr(fence, "close", lambda: False)
     with pytest.raises(pytest.UsageError, match="keep tests away"):
-        session.pytest_load_initial_conftests()
+        session.pytest_addoption()
 
 
 @pytest.mark.parametrize(

@@ -276,6 +276,35 @@ def test_a_drop_that_is_killed_midway_leaves_nothing_that_looks_like_one(monkeyp
     assert [room.name for room in store.rooms().iterdir()] == [KEY]
 
 
+def test_a_drop_takes_nothing_that_another_run_makes_meanwhile(monkeypatch):
+    make()
+    remove, made = shutil.rmtree, []
+
+    def slow(path, **options):
+        if not made:
+            made.append(True)
+            make()
+        remove(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", slow)
+        store.discard(KEY)
+    with store.opened(KEY) as snapshot:
+        assert snapshot.state == b"state of devices"
+
+
+def test_a_drop_that_cannot_rename_drops_all_the_same(monkeypatch):
+    make()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.rename", full)
+        store.discard(KEY)
+    assert list(store.rooms().iterdir()) == []
+
+
 def test_its_record_is_readable():
     said = json.loads((make() / "record.json").read_text())
     assert said["ram"]["size"] == SIZE
