@@ -45,7 +45,7 @@ def test_a_thread_that_waits_for_one_kind_takes_no_frame_of_another(ends, togeth
     for data in [b"".join(frames)] if together else frames:
         ours.sendall(data)
     for thread in (main, asking):
-        thread.join(30)
+        thread.join(10)
     assert [frame.kind for frame in heard] == [Kind.HEARD]
     assert answer == [[b"one"]]
 
@@ -84,7 +84,7 @@ def test_all_that_wait_hear_that_the_agent_is_gone(ends):
     waiting = [started(wait, kind)[0] for kind in (Kind.HEARD, Kind.EXAMPLES, Kind.RUN)]
     ours.shutdown(socket.SHUT_WR)
     for thread in waiting:
-        thread.join(30)
+        thread.join(10)
     assert sorted(said) == [Kind.EXAMPLES, Kind.RUN, Kind.HEARD]
 
 
@@ -98,5 +98,5 @@ def test_frames_of_many_threads_go_whole(ends):
     while len(frames) < 4 * each:
         frames += decoder.feed(ours.recv(1 << 20))
     for thread in senders:
-        thread.join(30)
+        thread.join(10)
     assert {len(frame.body["report"]) for frame in frames} == {size}

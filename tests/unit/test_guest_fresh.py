@@ -9,7 +9,7 @@ import hypothesis
 import pytest
 from hypothesis import core, strategies
 
-from kmt.guest import fresh
+from kmt.guest import fresh, furnish
 
 
 @pytest.fixture(autouse=True)
@@ -74,3 +74,20 @@ def test_names_that_python_remembers():
     assert uuid._node is None
     assert tempfile._name_sequence is None
     assert platform.node()
+
+
+def test_a_machine_is_given_entropy_before_anything_else_and_goes_on_without(monkeypatch):
+    given = []
+
+    def refuse(data):
+        given.append(data)
+        raise OSError
+
+    def next_step(*_):
+        raise InterruptedError("what follows changes this machine")
+
+    monkeypatch.setattr(furnish.fresh, "add_entropy", refuse)
+    monkeypatch.setattr(furnish, "Path", next_step)
+    with pytest.raises(InterruptedError):
+        furnish.furnish("x", b"seed", 0.0)
+    assert given == [b"seed"]
