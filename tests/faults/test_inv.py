@@ -201,9 +201,16 @@ VAGRANT = "libvirt-daemon-system  kmt-widget  runs machines\n"
     [
         (["where"], "", False),
         (["where", "--backend", "vagrant"], "", True),
-        (["where", "--", "--kernel-backend=vagrant"], "", True),
+        (["where", "--backend=vagrant", "--", "x"], "", True),
+        (["where", "--", "echo", "--backend", "vagrant"], "", False),
+        (["where", "kmt.box"], "", False),
         (["kmt.box"], "", True),
+        (["kmt.box", "--help"], "", False),
+        (["--help", "kmt.box"], "", False),
+        (["-h", "kmt.box"], '[tool.kmt]\nbackend = "vagrant"\n', False),
         (["where"], '[tool.kmt]\nbackend = "vagrant"\n', True),
+        (["where"], "[tool.kmt]\nbackend='vagrant'\n", True),
+        (["where"], '[tool.kmt]\n  backend="vagrant"\n', True),
         (["where"], '[tool.kmt]\nbackend = "qemu"\n', False),
     ],
 )
@@ -230,6 +237,53 @@ def test_vagrants_packages_are_for_those_who_ask_and_no_daemon_is_left_running(
     assert ("systemctl disable --now libvirtd.socket" in machine.said()) is wanted
 
 
+@pytest.fixture
+def takes_vagrant(ready):
+    (ready / "vms/packages-vagrant.txt").write_text(VAGRANT)
+    yield ready
+    (ready / "vms/packages-vagrant.txt").unlink()
+
+
+def switched_off(machine):
+    return [line.split()[-1] for line in machine.said() if line.startswith("systemctl disable --now")]
+
+
+@pytest.mark.parametrize("apt", ["exit 0", "[ $1 = update ]"], ids=["all installed", "apt failed"])
+def test_only_units_that_came_with_the_installation_are_switched_off_whatever_came_of_it(takes_vagrant, tmp_path, apt):
+    machine = Machine(tmp_path / "bin", takes_vagrant, 0, apt=apt)
+    (takes_vagrant / "vms/packages.txt").write_text("sh  sh  is there\n")
+    there = "echo virtlogd.service static; echo libvirt-guests.service enabled"
+    machine._script("systemctl", f'echo "systemctl $*" >>"{machine.log}"; [ $2 != list-unit-files ] || {{ {there}; }}')
+    inv(takes_vagrant, "kmt.box", path=machine.bin)
+    off = switched_off(machine)
+    assert "libvirtd.socket" in off
+    assert "virtlockd.service" in off
+    assert not {"virtlogd.service", "libvirt-guests.service"} & set(off)
+
+
+def test_units_are_switched_off_where_the_installation_is_interrupted(takes_vagrant, tmp_path):
+    machine = Machine(tmp_path / "bin", takes_vagrant, 0, apt="[ $1 = update ] || sleep 60")
+    (takes_vagrant / "vms/packages.txt").write_text("sh  sh  is there\n")
+    machine._script("systemctl", f'echo "systemctl $*" >>"{machine.log}"')
+    child = on_a_terminal(takes_vagrant, machine, "kmt.box")
+    while not any(line.startswith("apt-get install") for line in machine.said()):
+        time.sleep(0.05)
+    child.sendintr()
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 130
+    assert "libvirtd.socket" in switched_off(machine)
+
+
+def test_who_is_asked_is_told_of_the_daemons(takes_vagrant, tmp_path):
+    machine = Machine(tmp_path / "bin", takes_vagrant, 1000)
+    child = on_a_terminal(takes_vagrant, machine, "kmt.box")
+    child.expect(r"switch off \(sudo systemctl\) the daemons that libvirt brings, now\? \[Y/n\]")
+    child.sendline("n")
+    child.expect(pexpect.EOF)
+    assert machine.said() == []
+
+
 def test_without_a_terminal_nothing_is_asked(ready, tmp_path):
     machine = Machine(tmp_path / "bin", ready, 1000)
     done = inv(ready, "where", path=machine.bin)
@@ -238,9 +292,9 @@ def test_without_a_terminal_nothing_is_asked(ready, tmp_path):
     assert "widget-tools: turns things" in done.stderr
 
 
-def on_a_terminal(checkout, machine):
+def on_a_terminal(checkout, machine, *words):
     environment = {**os.environ, "PATH": f"{machine.bin}:{os.environ['PATH']}"}
-    return pexpect.spawn(str(checkout / "inv"), ["where"], env=environment, encoding="utf-8", timeout=60)
+    return pexpect.spawn(str(checkout / "inv"), list(words or ["where"]), env=environment, encoding="utf-8", timeout=60)
 
 
 def test_on_a_terminal_it_asks_before_sudo_and_only_once(ready, tmp_path):
