@@ -31,6 +31,8 @@ SIMULATED = "-simulated"
 
 _ADDRESS = re.compile(r"(\w[\w.+-]*@)?(\[[0-9A-Fa-f:.%\w]+\]|\w[\w.-]*)(:\d{1,5})?", re.ASCII)
 _BOX = re.compile(r"[A-Za-z0-9][\w.+~-]*(/[A-Za-z0-9][\w.+~-]*)?", re.ASCII)
+_OUR_BOX = re.compile(r"kmt-[0-9a-f]{16}", re.ASCII)
+"""What ``kmt/vagrant/box.py`` calls those that it makes, and removes."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]*", re.ASCII)
 
 
@@ -253,6 +255,10 @@ def _check_box(where: _Where, number: int, row: Row) -> None:
             raise where.error(number, key, f"a row with box has the kernel of its box, and no {key}")
     if not _BOX.fullmatch(row.box):
         raise where.error(number, "box", f"box must be a box's name, like 'debian/trixie64', not {row.box!r}")
+    if _OUR_BOX.fullmatch(row.box):
+        raise where.error(
+            number, "box", f"{row.box} is what boxes that kmt makes are called, so yours needs another name"
+        )
 
 
 def _typed_table(where: _Where, number: int, table: dict[str, Any], kind: type[Any], outer: str = "") -> Any:

@@ -11,6 +11,7 @@ that is gone. The libvirt below them is started with the first of them and ends 
 from __future__ import annotations
 
 import atexit
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ from kmt.boot.consolelog import Watch
 from kmt.config import Config
 from kmt.deadline import Deadline
 from kmt.errors import KmtError, VmError, VmNeverStartedError, VmPanickedError
+from kmt.text import visible
 from kmt.vagrant.cli import Vagrant, check_here
 from kmt.vagrant.daemon import Session, libvirt
 from kmt.vagrant.machines import Entry
@@ -86,8 +88,8 @@ class Machines:
                 self._session = session
                 self._ready.set()
                 self._over.wait()
-        except KmtError as error:
-            self._error = error
+        except (KmtError, OSError) as error:  # OSError: in the middle of making its pool, say
+            self._error = error if isinstance(error, KmtError) else VmNeverStartedError(f"libvirt: {error}")
         finally:
             self._session = None
             self._ready.set()
@@ -118,9 +120,11 @@ class Machines:
             name = _name(row, number)
             entry = describe(name)
             if spot is None:
-                spot = self._spots[name] = Spot(entry, f"guest={prefix}{name},")
+                spot = self._spots[name] = Spot(entry, f"guest={domain(prefix + name)},")
             if spot.entry.key != entry.key:  # made of something else: no snapshot of it is of use
                 spot.saved = False
+            if spot.entry.port != entry.port:  # it is in the snapshot, too
+                spot.saved, spot.ssh_config = False, ""
             spot.entry, spot.lent = entry, True
             return spot
 
@@ -182,6 +186,11 @@ def _switch_off(vagrant: Vagrant, entry: Entry, qemu: Qemu | None) -> None:
             vagrant.destroy(entry.name, Deadline(DESTROY_SECONDS))
 
 
+def domain(name: str) -> str:
+    """(pure) What libvirt calls a machine of that name: vagrant-libvirt leaves out all other characters."""
+    return re.sub(r"[^-A-Za-z0-9_.]", "", name)
+
+
 def _name(row: str, number: int) -> str:
     return row if number == 1 else f"{row}-{number}"
 
@@ -218,4 +227,4 @@ def _panics_end_it(spot: Spot, watch: Watch) -> Iterator[None]:
 
 def _last_line(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines()] if log.is_file() else []
-    return next((line[-200:] for line in reversed(lines) if line), "")
+    return visible(next((line[-200:] for line in reversed(lines) if line), ""))

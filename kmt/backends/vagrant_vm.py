@@ -1,7 +1,7 @@
 """A running machine of Vagrant's: QEMU below libvirt, its serial log, an agent over ssh.
 
 Vagrant calls a panicked guest ``running``, its ssh hangs, and its halt does not kill one. So the machine is judged by
-what it is: QEMU's process, found by the domain's UUID on its command line; the serial log that it writes; and our own
+what it is: QEMU's process, found by the domain's name on its command line; the serial log that it writes; and our own
 ssh. It is ended by its process, where that is ours to kill.
 """
 
@@ -127,14 +127,24 @@ class Qemu:
 
 
 def qemu_of(mark: str) -> Qemu | None:
-    """The QEMU that has this in its command line (a domain's UUID, say); None where none can be seen."""
+    """The QEMU that has this in its command line (a domain's name, say); None where none can be seen."""
     wanted = mark.encode()
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            words = (process / "cmdline").read_bytes()
-            if wanted in words and b"qemu" in words.split(b"\0", 1)[0].rpartition(b"/")[2]:
-                return Qemu(int(process.name))
+            if not _is_qemu(process, wanted):
+                continue
+            found = Qemu(int(process.name))
+            # Once more: now the number is not another's.
+            with suppress(OSError):
+                if _is_qemu(process, wanted):
+                    return found
+            found.close()
     return None
+
+
+def _is_qemu(process: Path, wanted: bytes) -> bool:
+    words = (process / "cmdline").read_bytes()
+    return wanted in words and b"qemu" in words.split(b"\0", 1)[0].rpartition(b"/")[2]
 
 
 @contextmanager
@@ -155,8 +165,7 @@ def _follow(serial: Path, watch: Watch, over: threading.Event) -> None:
     begin, left = 0, b""
     while True:
         last = over.is_set()
-        data = _read(serial, begin)
-        begin += len(data)
+        data, begin = _read(serial, begin)
         *lines, left = (left + data).split(b"\n")
         watch.write(b"".join(line + b"\n" for line in lines))
         if last and not data:
@@ -166,11 +175,17 @@ def _follow(serial: Path, watch: Watch, over: threading.Event) -> None:
             over.wait(_TICK)
 
 
-def _read(serial: Path, begin: int) -> bytes:
-    """Some of what is there from that byte on; nothing while there is no log."""
+def _read(serial: Path, begin: int) -> tuple[bytes, int]:
+    """Some of what is there from that byte on, and where it ends; nothing while there is no log.
+
+    From the first byte of a log that has become shorter: a new QEMU writes it anew.
+    """
     try:
         with serial.open("rb") as file:
+            if os.fstat(file.fileno()).st_size < begin:
+                begin = 0
             file.seek(begin)
-            return file.read(1 << 16)
+            data = file.read(1 << 16)
     except OSError:
-        return b""
+        return b"", begin
+    return data, begin + len(data)

@@ -4,14 +4,19 @@ It is made of the very image (``kmt/roots/image.py``), so that it holds the same
 compressed as a whole. Kernels and what they bring are not in it: each row's is booted directly.
 
 Laws: named by what is in it, so ``vagrant box add`` runs only when that has changed; boxes of older images are removed,
-from Vagrant's home and the cache, but those that a machine may still be using are left to the next time.
+from Vagrant's home and the cache, but those that a machine may still be using are left to the next time. Nothing is
+removed that is not named as ours are, nor through a link: links lead to the user's boxes (``boxes.py``).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
+import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +26,13 @@ from kmt.errors import ImageError
 from kmt.paths import locked, published
 from kmt.roots import image, rootfs
 from kmt.roots.rootfs import Progress, quiet
-from kmt.vagrant.daemon import Session, home, need
+from kmt.vagrant.daemon import VAGRANTFILE, Session, home, need
 
-RECIPE = 1
+RECIPE = 2
 """Raise it when the same image would give another box."""
 PREFIX = "kmt-"
+NAME = re.compile(r"kmt-[0-9a-f]{16}", re.ASCII)
+"""The names that our boxes have, and no row's ``box`` may have."""
 OLD_SECONDS = 24 * 3600
 """How long a box that is not this project's is kept: another project's may be in use."""
 _ADD_SECONDS = 300.0
@@ -52,7 +59,8 @@ def ensure_box(config: Config, progress: Progress = quiet) -> Box:
                 _make(root, box, progress)
             except (ImageError, OSError) as error:
                 raise rootfs.failure("the box could not be made", str(error).splitlines()) from error
-        if not installed(box).is_file():
+        os.utime(box.path)  # it is used: nobody removes it for a day
+        if not is_installed(box):
             progress("box: vagrant box add", 2, 3)
             _add(box)
         _remove_older(box)
@@ -72,16 +80,25 @@ def installed(box: Box) -> Path:
     return home() / "boxes" / box.name / "0" / "libvirt" / _DISK
 
 
+def is_installed(box: Box) -> bool:
+    """Vagrant has it, and the whole of it: a ``box add`` that was killed leaves a part."""
+    disk = installed(box)
+    return disk.is_file() and disk.with_name("metadata.json").is_file()
+
+
 def lend(box: Box, session: Session) -> None:
     """Put the disk into the session's storage pool by a link, under the name that vagrant-libvirt looks for.
 
-    Without it each session's first machine copies it there, which takes seconds and its size. A link costs neither.
+    Without it (a file system may have no links) each session's first machine copies it there, which takes seconds and
+    its size. A link costs neither.
     """
     disk = installed(box)
     # vagrant-libvirt's name for the disk of a box without a version: HandleBoxImage.get_volume_name.
     name = f"{box.name}_vagrant_box_image_0_{int(disk.stat().st_mtime)}_box.img"
     target = session.room / "pool" / name
-    if not target.exists():
+    if target.exists():
+        return
+    with suppress(OSError):
         target.hardlink_to(disk)
         proc.run([*session.prefix, "virsh", "--quiet", "pool-refresh", "kmt"], env=session.env, error=ImageError)
 
@@ -92,7 +109,7 @@ def _make(root: Path, box: Box, progress: Progress) -> None:
     progress("box: packing", 0, 3)
     with published(box.path) as work:
         tree, plain, disk = (work.with_name(name) for name in ("tree", "plain", _DISK))
-        proc.run(["fsck.erofs", f"--extract={tree}", root], error=ImageError)
+        proc.run(["fsck.erofs", "--preserve-perms", f"--extract={tree}", root], error=ImageError)
         words = ["mkfs.erofs", "--quiet", "-T0", "--all-root", "-U00000000-0000-0000-0000-000000000000"]
         proc.run([*words, plain, tree], error=ImageError)
         options = "compression_type=zstd,cluster_size=262144"
@@ -105,9 +122,10 @@ def _make(root: Path, box: Box, progress: Progress) -> None:
 
 
 def _add(box: Box) -> None:
+    _remove(installed(box).parents[2])  # a part of it: Vagrant neither completes nor replaces that
     try:
         _vagrant("box", "add", "--name", box.name, "--provider", "libvirt", str(box.path))
-        said = "" if installed(box).is_file() else "it is not where Vagrant keeps boxes"
+        said = "" if is_installed(box) else "it is not where Vagrant keeps boxes"
     except ImageError as error:
         said = error.message
     if said:
@@ -121,9 +139,16 @@ def _remove_older(box: Box) -> None:
             file.unlink()
     for directory in (home() / "boxes").glob(f"{PREFIX}*"):
         if directory.name != box.name and not (box.path.parent / f"{directory.name}.box").exists():
-            _vagrant("box", "remove", "--force", "--all", directory.name)
+            _remove(directory)
+
+
+def _remove(directory: Path) -> None:
+    """Remove a box of ours from Vagrant's home; what is not ours is left alone."""
+    if NAME.fullmatch(directory.name) and not directory.is_symlink():
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _vagrant(*words: str) -> None:
     env = {"VAGRANT_HOME": str(home()), "VAGRANT_CWD": str(home()), "VAGRANT_CHECKPOINT_DISABLE": "1"}
+    env["VAGRANT_VAGRANTFILE"] = VAGRANTFILE
     proc.run(["vagrant", *words], env=env, timeout=_ADD_SECONDS, error=ImageError)

@@ -21,7 +21,7 @@ _SLASH = "-VAGRANTSLASH-"
 def users_home() -> Path:
     """Where the user's own Vagrant keeps boxes."""
     named = os.environ.get("VAGRANT_HOME")
-    return Path(named) if named else Path.home() / ".vagrant.d"
+    return Path(named).expanduser() if named else Path.home() / ".vagrant.d"
 
 
 def borrow(name: str) -> Path:
@@ -29,6 +29,8 @@ def borrow(name: str) -> Path:
     theirs = users_home() / "boxes" / name.replace("/", _SLASH)
     check(name, theirs)
     ours = home() / "boxes" / theirs.name
+    if ours == theirs:  # in the shell of kmt.box it is our home
+        return ours
     with locked("vagrant-box"):
         if ours.is_symlink() and ours.readlink() != theirs:
             ours.unlink()

@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,8 @@ from kmt.hints import task
 from kmt.paths import PACKAGE, cache
 
 POOL = "kmt"
+VAGRANTFILE = "Vagrantfile"
+"""Said to each Vagrant: one of the user's (VAGRANT_VAGRANTFILE) is not meant for these machines."""
 START_SECONDS = 30.0
 """What a libvirtd may take to its first answer: on a busy machine it was seen to take 6."""
 ROOMS = "s"
@@ -44,10 +46,14 @@ stdio_handler = "file"
 cgroup_controllers = []
 namespaces = []
 remember_owner = 0
+hugetlbfs_mount = []
 """
 _AS_ROOT = 'user = "root"\ngroup = "root"\ndynamic_ownership = 0\n'
 _LIBVIRTD_CONF = 'auth_unix_ro = "none"\nauth_unix_rw = "none"\n'
 _LOG = "libvirtd.log"
+_ALONE = {"DBUS_SYSTEM_BUS_ADDRESS": "unix:path=/nonexistent"}
+"""For root's daemon: it would register machines with systemd-machined, by process numbers of its own namespace."""
+_REMOVE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -82,10 +88,14 @@ def libvirt(config: Config) -> Iterator[Session]:
     the daemon does not start.
     """
     need("vagrant", "libvirtd", "virsh", "qemu-img")
-    with _room() as room:
-        system = os.geteuid() == 0
-        _configure(room, system)
-        session = _started(room, system)
+    with ExitStack() as stack:
+        try:
+            system = os.geteuid() == 0
+            room = stack.enter_context(_room())
+            _configure(room, system)
+            session = _started(room, system)
+        except OSError as error:
+            raise VmNeverStartedError(f"libvirt cannot be started: {error}", hint=task("doctor")) from error
         try:
             _pool(session)
             yield session
@@ -127,7 +137,7 @@ def _abandoned(room: Path) -> bool:
         return False
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(room, ignore_errors=True)
+        _remove(room)
         return True
     except OSError:
         return False
@@ -150,8 +160,18 @@ def _room() -> Iterator[Path]:
     try:
         yield room
     finally:
-        shutil.rmtree(room, ignore_errors=True)
+        _remove(room)
         os.close(lock)
+
+
+def _remove(room: Path) -> None:
+    """A daemon that is dying may still write there: so until it is gone."""
+    give_up = time.monotonic() + _REMOVE_SECONDS
+    while True:
+        shutil.rmtree(room, ignore_errors=True)
+        if not room.exists() or time.monotonic() > give_up:
+            return
+        time.sleep(0.05)
 
 
 def _configure(room: Path, system: bool) -> None:
@@ -169,6 +189,7 @@ def _environment(room: Path, system: bool) -> dict[str, str]:
         "VAGRANT_HOME": str(home()),
         "VAGRANT_DOTFILE_PATH": str(room / "dotfile"),
         "VAGRANT_CWD": str(PACKAGE / "vms"),
+        "VAGRANT_VAGRANTFILE": VAGRANTFILE,
         "VAGRANT_DEFAULT_PROVIDER": "libvirt",
         "VAGRANT_CHECKPOINT_DISABLE": "1",
         "VAGRANT_NO_COLOR": "1",
@@ -200,7 +221,7 @@ def _started(room: Path, system: bool) -> Session:
     ]
     with (room / _LOG).open("wb") as log:
         # The variables are the daemon's; VAGRANT_HOME and its like do it no harm.
-        daemon = proc.spawn(argv, stdout=log, stderr=log, env=env, own_session=True)
+        daemon = proc.spawn(argv, stdout=log, stderr=log, env=env | (_ALONE if system else {}), own_session=True)
     prefix = ("nsenter", f"--target={daemon.pid}", "--mount", f"--wd={room}", "--") if system else ()
     return Session(env, prefix, env["LIBVIRT_DEFAULT_URI"], room, daemon)
 

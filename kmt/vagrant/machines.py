@@ -1,8 +1,8 @@
 """The file that ``vms/Vagrantfile`` reads: which machines there are, what each boots, and its SSH port.
 
-Laws: a port is chosen once, free on loopback at that moment, and kept as long as the machine is in the file, or
-``vagrant ssh`` would disagree with ``vagrant up``; no kernel is known by version in Ruby. Shape: ``{"machines": {NAME:
-{...}}}``, the fields of a machine as ``entry`` writes them.
+Laws: a port is free on loopback when it is chosen, and kept as long as the machine is in the file, or ``vagrant ssh``
+would disagree with ``vagrant up``; one at which somebody else listens by now is chosen anew; no kernel is known by
+version in Ruby. Shape: ``{"machines": {NAME: {...}}}``, the fields of a machine as ``entry`` writes them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from filelock import FileLock
 
 from kmt.backends import qemu_args
 from kmt.backends.base import Machine
+from kmt.backends.vagrant_vm import qemu_of
 from kmt.boot import disks
 from kmt.errors import VmNeverStartedError
 from kmt.kernel import Kernel
@@ -68,7 +69,9 @@ def entry(room: Path, name: str, *, kernel: Kernel | None, box: Box | str, machi
     serial = room / "serial" / f"{name}.log"
     serial.parent.mkdir(parents=True, exist_ok=True)
     with _file(room) as known:
-        port = known.get(name, {}).get("port") or free_port({each["port"] for each in known.values()})
+        port = known.get(name, {}).get("port")
+        if port is None or not (_is_free(port) or _is_ours(port)):
+            port = free_port({each["port"] for each in known.values()})
         known[name] = fields | {"port": port, "serial": str(serial)}
     return Entry(name, port, serial, key)
 
@@ -88,6 +91,24 @@ def free_port(taken: set[int]) -> int:
             port = int(probe.getsockname()[1])
         if port not in taken:
             return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as QEMU does: connections that ended do not count
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _is_ours(port: int) -> bool:
+    """A machine that runs has it: the words of ``vms/Vagrantfile`` are in its command line."""
+    qemu = qemu_of(f"id=kmt,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22")
+    if qemu is not None:
+        qemu.close()
+    return qemu is not None
 
 
 def _hardware(machine: Machine, accelerator: str) -> dict[str, Any]:
