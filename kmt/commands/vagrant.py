@@ -42,8 +42,8 @@ def _for_people(settings: Config, words: Sequence[str], made: box.Box, progress:
     entries = _write(settings, machines.people(), words, made, progress)
     lines = [f"box {made.name}: {made.path} ({made.path.stat().st_size / 1e6:.0f} MB)"]
     lines += [f"{each.name}: cd {PACKAGE / 'vms'} && vagrant up {each.name}" for each in entries]
-    if os.geteuid() == 0 and not Path("/run/libvirt/libvirt-sock").exists():
-        lines.append(f"no libvirtd of the system runs: {task('box -- bash')} gives a shell with one for its time")
+    if os.geteuid() == 0:  # the system's QEMU is another user, who may not read root's cache
+        lines.append(f"as root, type that in the shell of {task('box -- bash')}: it has a libvirtd for its time")
     return lines
 
 

@@ -1,5 +1,6 @@
 """A session's libvirtd, the box and the Vagrantfile as a person meets it: real daemons, a real Vagrant, no machine."""
 
+import errno
 import json
 import os
 import re
@@ -104,6 +105,40 @@ def test_a_daemon_that_cannot_start_is_an_error_with_its_words(own_cache, monkey
         pass
 
 
+WITHOUT = """
+import os
+from pathlib import Path
+from kmt.config import Config
+from kmt.vagrant import daemon
+with daemon.libvirt(Config(root=Path.cwd())) as session:
+    inside = Path(f"/proc/{session.daemon.pid}/root")
+    words = [pid.joinpath("environ").read_bytes() for pid in Path("/proc").glob("[0-9]*")
+             if pid.joinpath("cmdline").read_bytes().endswith(os.fsencode(session.room / "libvirtd.pid") + b"\\0")
+             and b"libvirtd" in pid.joinpath("cmdline").read_bytes().split(b"\\0")[0]]
+    print(all(b"DBUS_SYSTEM_BUS_ADDRESS=unix:path=/nonexistent" in each for each in words) and len(words))
+    print(sorted(os.listdir("/run")), os.readlink("/run/link"), Path("/run/kept/a file").read_text())
+"""
+
+
+def test_roots_daemon_makes_nothing_outside_of_its_room_and_finds_no_bus(own_cache):
+    """In a /run of its own, in which libvirt has never been, with what else may be there."""
+    run = "mount -t tmpfs tmpfs /run; mkdir /run/dbus /run/kept; echo hello >'/run/kept/a file'; ln -s kept /run/link"
+    words = ["unshare", "--mount", "sh", "-ec", f'{run}; : >/run/x; exec "$@"', "sh", sys.executable, "-c", WITHOUT]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["1", "['dbus', 'kept', 'link', 'x'] kept hello"]
+
+
+def test_a_session_whose_files_cannot_be_written_is_an_error_that_says_so(own_cache, monkeypatch):
+    def full(*words):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(daemon, "_configure", full)
+    with pytest.raises(VmNeverStartedError, match=r"libvirt cannot be started: .*No space left"):
+        daemon.libvirt(SETTINGS).__enter__()
+    assert list((own_cache / LAYOUT / "vagrant" / daemon.ROOMS).iterdir()) == []
+
+
 def test_an_ordinary_user_has_a_session_too(monkeypatch):
     """In a user namespace: the same files, another id."""
     with tempfile.TemporaryDirectory(prefix="k") as short:
@@ -169,6 +204,35 @@ def test_the_box_is_made_and_added_once(own_cache, tmp_path, monkeypatch):
     assert box.installed(newer).is_file()
     assert not made.path.exists(), "nobody has used it for a day"
     assert not disk.exists()
+
+
+def test_a_part_of_a_box_is_added_again_and_no_box_of_the_users_is_removed(
+    own_cache, tmp_path, monkeypatch
+):
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    root = daemon.cache("images") / "abc.erofs"
+    box.rootfs.pack(tree, root)
+    monkeypatch.setattr(box.image, "ensure", lambda config, progress: root)
+    theirs = tmp_path / "theirs"
+    (theirs / "0/libvirt").mkdir(parents=True)
+    (theirs / "0/libvirt/box.img").touch()
+    boxes = daemon.home() / "boxes"
+    boxes.mkdir()
+    for name in ("kmt-anything", f"kmt-{'0' * 16}"):
+        (boxes / name).symlink_to(theirs)
+    ours = boxes / f"kmt-{'1' * 16}"
+    (ours / "0/libvirt").mkdir(parents=True)
+    (boxes / "kmt-mine").mkdir()
+    made = box.ensure_box(SETTINGS)
+    assert (theirs / "0/libvirt/box.img").exists()
+    assert sorted(path.name for path in boxes.iterdir()) == sorted(
+        ["kmt-anything", f"kmt-{'0' * 16}", "kmt-mine", made.name]
+    )
+    box.installed(made).with_name("metadata.json").unlink()
+    assert not box.is_installed(made)
+    box.ensure_box(SETTINGS)
+    assert box.is_installed(made)
 
 
 def test_a_broken_box_is_an_error_that_names_the_file(own_cache, monkeypatch):

@@ -236,6 +236,7 @@ def test_a_box_brings_its_kernel():
     [
         ('box = "../x"', r"kernels.toml:3: box must be a box's name, like 'debian/trixie64', not '../x'"),
         ('box = "-f"', "box must be a box's name"),
+        ('box = "kmt-0123456789abcdef"', "kmt-0123456789abcdef is what boxes that kmt makes are called"),
         ("box = 3", "box must be a string, not 3"),
         ('box = "a"\nssh = "board"', "a row with box has the kernel of its box, and no ssh"),
         ('box = "a"\nseries = "6.1"\nsuites = ["bookworm"]', "and no suites"),

@@ -8,12 +8,15 @@ import pytest
 from machines import wait_for
 
 from kmt import backends
+from kmt.backends.base import Machine
 from kmt.backends.ssh_words import Target
 from kmt.backends.vagrant import AS_ROOT
+from kmt.backends.vagrant_machines import domain
 from kmt.backends.vagrant_vm import VagrantVm, followed, qemu_of
 from kmt.boot.consolelog import Watch
 from kmt.errors import VmLostError, VmNeverStartedError, VmPanickedError
 from kmt.matrix import Row
+from kmt.vagrant import machines
 
 PANIC = b"[    1.000000] Kernel panic - not syncing: sysrq triggered crash\n"
 
@@ -95,6 +98,47 @@ def test_a_serial_log_is_followed_by_lines_from_before_it_is_there(watch, tmp_pa
     watch.started()
     watch.join(5)
     assert watch.path.read_bytes() == b"one\nof ssh\ntwo\n" + PANIC + b"the end"
+
+
+def test_a_serial_log_that_is_begun_anew_is_followed_from_its_beginning(watch, tmp_path):
+    serial = tmp_path / "serial.log"
+    serial.write_bytes(b"of the first machine\n")
+    with followed(serial, watch):
+        wait_for(lambda: watch.path.read_bytes() == b"of the first machine\n")
+        serial.write_bytes(PANIC[:-50] + b"\n")
+        wait_for(lambda: watch.path.stat().st_size > 21)
+    watch.started()
+    watch.join(5)
+    assert watch.path.read_bytes() == b"of the first machine\n" + PANIC[:-50] + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "called"), [("kmt-1a2b-6.1", "kmt-1a2b-6.1"), ("kmt-6.1+debug~rc_1", "kmt-6.1debugrc_1")]
+)
+def test_a_domain_is_called_as_vagrant_libvirt_calls_it(name, called):
+    assert domain(name) == called
+
+
+def test_a_port_stays_that_of_a_machine_that_runs_and_is_nobody_elses(tmp_path, monkeypatch):
+    monkeypatch.setenv("KMT_CACHE", str(tmp_path / "cache"))
+
+    def port():
+        wish = Machine(memory_mib=512)
+        return machines.entry(tmp_path, "6.1", kernel=None, box="a/b", machine=wish, accelerator="tcg").port
+
+    first = port()
+    program = tmp_path / "qemu-system-x86_64"
+    shutil.copy(shutil.which("sh"), program)
+    words = f"user,id=kmt,restrict=on,hostfwd=tcp:127.0.0.1:{first}-:22"
+    with socket.socket() as listens:
+        listens.bind(("127.0.0.1", first))
+        listens.listen()
+        with subprocess.Popen([program, "-c", "read _", words], stdin=subprocess.PIPE) as qemu:
+            assert port() == first, "the machine listens"
+            qemu.stdin.close()
+        second = port()
+        assert second != first, "somebody else does"
+        assert port() == second
 
 
 def test_while_both_run_it_lives(qemu, machine):
