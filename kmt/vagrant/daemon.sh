@@ -12,20 +12,20 @@ have() (
 	parent=${1%/*}
 	[ ! -d "$1" ] || exit 0
 	have "$parent"
-	cd "$parent" # stays below the tmpfs; -c: or mount would look for its names above
-	mount -t tmpfs -o mode=755 tmpfs "$parent"
+	cd "$parent" # stays below the tmpfs; -c: or mount would look for its names above; -n: or it would make /run/mount
+	mount -n -t tmpfs -o mode=755 tmpfs "$parent"
 	for entry in * .[!.]*; do
 		if [ -L "$entry" ]; then
 			cp -P "$entry" "$parent/$entry"
 			continue
 		elif [ -d "$entry" ]; then
-			mkdir "$parent/$entry"
+			mkdir -p "$parent/$entry"
 		elif [ -e "$entry" ]; then
 			: >"$parent/$entry"
 		else
 			continue # a pattern that nothing matches
 		fi
-		mount -c --rbind "./$entry" "$parent/$entry"
+		mount -n -c --rbind "./$entry" "$parent/$entry"
 	done
 	mkdir "$1"
 )
@@ -33,9 +33,9 @@ have() (
 if [ "$2" = system ]; then # these paths are compiled in
 	for place in etc/libvirt var/lib/libvirt var/cache/libvirt var/log/libvirt run/libvirt; do
 		have "/$place"
-		mount --bind "$room/$place" "/$place"
+		mount -n --bind "$room/$place" "/$place"
 	done
-	[ ! -d /run/dbus ] || mount -t tmpfs tmpfs /run/dbus
+	[ ! -d /run/dbus ] || mount -n -t tmpfs tmpfs /run/dbus
 fi
 shift 2
 "$@" &

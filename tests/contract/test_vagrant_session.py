@@ -116,13 +116,15 @@ with daemon.libvirt(Config(root=Path.cwd())) as session:
              if pid.joinpath("cmdline").read_bytes().endswith(os.fsencode(session.room / "libvirtd.pid") + b"\\0")
              and b"libvirtd" in pid.joinpath("cmdline").read_bytes().split(b"\\0")[0]]
     print(all(b"DBUS_SYSTEM_BUS_ADDRESS=unix:path=/nonexistent" in each for each in words) and len(words))
-    print(sorted(os.listdir("/run")), os.readlink("/run/link"), Path("/run/kept/a file").read_text())
+    print(sorted(os.listdir("/run")), os.readlink("/run/link"), Path("/run/kept/a file").read_text().strip())
 """
 
 
 def test_roots_daemon_makes_nothing_outside_of_its_room_and_finds_no_bus(own_cache):
     """In a /run of its own, in which libvirt has never been, with what else may be there."""
-    run = "mount -t tmpfs tmpfs /run; mkdir /run/dbus /run/kept; echo hello >'/run/kept/a file'; ln -s kept /run/link"
+    run = (
+        "mount -n -t tmpfs tmpfs /run; mkdir /run/dbus /run/kept; echo hello >'/run/kept/a file'; ln -s kept /run/link"
+    )
     words = ["unshare", "--mount", "sh", "-ec", f'{run}; : >/run/x; exec "$@"', "sh", sys.executable, "-c", WITHOUT]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -206,9 +208,7 @@ def test_the_box_is_made_and_added_once(own_cache, tmp_path, monkeypatch):
     assert not disk.exists()
 
 
-def test_a_part_of_a_box_is_added_again_and_no_box_of_the_users_is_removed(
-    own_cache, tmp_path, monkeypatch
-):
+def test_a_part_of_a_box_is_added_again_and_no_box_of_the_users_is_removed(own_cache, tmp_path, monkeypatch):
     tree = tmp_path / "tree"
     tree.mkdir()
     root = daemon.cache("images") / "abc.erofs"
