@@ -3,6 +3,7 @@
 import shutil
 import socket
 import subprocess
+from pathlib import Path
 
 import pytest
 from machines import wait_for
@@ -134,6 +135,7 @@ def test_a_port_stays_that_of_a_machine_that_runs_and_is_nobody_elses(tmp_path, 
         listens.bind(("127.0.0.1", first))
         listens.listen()
         with subprocess.Popen([program, "-c", "read _", words], stdin=subprocess.PIPE) as qemu:
+            wait_for(lambda: words.encode() in Path(f"/proc/{qemu.pid}/cmdline").read_bytes())  # set late in execve
             assert port() == first, "the machine listens"
             qemu.stdin.close()
         second = port()
