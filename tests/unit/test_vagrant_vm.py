@@ -28,6 +28,7 @@ def qemu(tmp_path):
     program = tmp_path / "qemu-system-x86_64"
     shutil.copy(shutil.which("sleep"), program)
     with subprocess.Popen([program, "1000"]) as process:
+        wait_for(Path(f"/proc/{process.pid}/cmdline").read_bytes)  # set late in execve
         yield process
         process.kill()
 
